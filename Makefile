@@ -1,0 +1,71 @@
+# Works on a fresh machine with Python 3.11 or later and make: every target that needs .venv makes it.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+# Modules that `make compile` turns into C with mypyc; the rest stays Python.
+CORE := engine/sequence.py engine/batch.py engine/decoding.py engine/blocks.py \
+        engine/scheduler.py calibration/costs.py sim/replica.py
+PACKAGES := traces engine calibration sim
+COMPILED := build/compiled
+SOURCES := $(shell find $(PACKAGES) -type f -not -path '*/__pycache__/*')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: run test check bench compile test-compiled clean help
+
+run: $(INSTALLED) ## replay the sample chat trace on four simulated replicas, report in out/
+	@$(BIN)/kvcast replay --trace sample:chat --replicas 4 --profile h200-llama-3.1-8b \
+	    --slo ttft=1s,tpot=50ms --out out
+
+test: check ## run the checks, then every test (GPU tests only where there is a GPU)
+	@$(BIN)/pytest
+
+check: $(INSTALLED) ## check format, lint, types and the direction of imports
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+bench: $(INSTALLED) ## measure how many requests a second the simulator replays
+	@$(BIN)/python -m benchmarks.replay
+
+compile: $(COMPILED)/.compiled ## compile the core modules to C into build/compiled (needs a C compiler)
+	@:
+
+test-compiled: $(COMPILED)/.compiled ## run the scheduler tests on the compiled modules
+	@rm -rf $(COMPILED)/tests && cp -R tests pyproject.toml $(COMPILED)
+	@cd $(COMPILED) && "$(CURDIR)/$(BIN)/python" -c "import engine.batch as it; assert it.__file__[-3:] == '.so', it"
+	@cd $(COMPILED) && PYTHONPATH="$(CURDIR)/$(COMPILED)" "$(CURDIR)/$(BIN)/pytest" tests/engine
+
+clean: ## remove what the other targets made, except .venv
+	@rm -rf build out *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	@find $(PACKAGES) tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# pip is the last thing venv writes: where it is there, the environment is whole.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.exit(sys.version_info < (3, 11) \
+	    and "kvcast needs Python 3.11 or later, and $(PYTHON) is " + v + ": make PYTHON=python3.11")'
+	@$(PYTHON) -m venv .venv
+
+$(INSTALLED): pyproject.toml .constraints.txt | $(BIN)/pip
+	@echo "installing kvcast and its tools into .venv (about half a minute)"
+	@PYTHONWARNINGS=ignore $(BIN)/pip install -qq --disable-pip-version-check -e ".[dev]" -c .constraints.txt
+	@touch $@
+
+# A copy is compiled, so that the tree itself always runs, and debugs, as plain Python.
+$(COMPILED)/.compiled: $(SOURCES) Makefile | $(INSTALLED)
+	@command -v $(CC) >/dev/null || { \
+	    echo "make compile: no C compiler: '$(CC)' is not on PATH; install gcc or clang, or set CC" >&2; \
+	    exit 1; }
+	@$(BIN)/python -c "import setuptools" 2>/dev/null || \
+	    $(BIN)/pip install -qq --disable-pip-version-check setuptools -c .constraints.txt
+	@rm -rf $(COMPILED) && mkdir -p $(COMPILED) && cp -R $(PACKAGES) $(COMPILED)
+	@echo "compiling $(words $(CORE)) modules to C (about a minute)"
+	@cd $(COMPILED) && CC="$(CC)" "$(CURDIR)/$(BIN)/mypyc" --ignore-missing-imports \
+	    --follow-imports=silent $(CORE) >mypyc.log 2>&1 || { cat mypyc.log >&2; exit 1; }
+	@touch $@

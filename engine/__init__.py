@@ -1,0 +1,1 @@
+"""The serving engine: scheduler, block manager and policies. Torch lives in engine.execution only."""

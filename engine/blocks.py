@@ -1,0 +1,610 @@
+"""Paged KV cache: reserve, share and release blocks, counted in pieces.
+
+A *piece* is a run of blocks of one request that are referenced together. Blocks without content
+worth keeping are a mere count; so a request costs the pieces it touches, however long it is.
+
+Content is known by chained hashes (see traces.request): the hash of a block's last token stands
+for everything before it, so two pieces that agree on one block agree on all blocks before, and
+the index needs a piece's first block only. Blocks are registered for others to hit when they are
+scheduled, in order, so what is registered of a request at work is derived from its progress. Only
+where two requests compute the same content at once (they are *contested*) each block is looked
+up as it is registered; a second copy of a block then becomes a piece of its own. Hence:
+
+- every block inside a piece but its first is the oldest registered copy of its content;
+- copies of one content that begin a piece are chained in the index, oldest first.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.decoding import DecodeSet
+from engine.eviction import EvictionPolicy
+from engine.sequence import FINISHED, Sequence
+
+ALWAYS: Final = 1 << 60
+"""`contested_until` of a sequence whose every block is looked up on registration."""
+
+
+class Piece:
+    """A run of blocks [start, end) of one request, referenced by `refs` sequences."""
+
+    __slots__ = (
+        "after",
+        "before",
+        "end",
+        "is_open",
+        "indexed",
+        "key",
+        "later",
+        "names",
+        "owner",
+        "refs",
+        "right",
+        "start",
+    )
+
+    def __init__(self, start: int, end: int, owner: Sequence | None) -> None:
+        self.start: int = start
+        self.end: int = end
+        """While open: maintained only if its owner is contested, else derived from its progress."""
+        self.owner: Sequence | None = owner
+        """The sequence that computed it."""
+        self.refs: int = 1
+        self.is_open: bool = False
+        """Its owner is still computing at its end."""
+        self.indexed: bool = False
+        self.key: int = 0
+        """Under which it is in the index, if it is."""
+        self.later: Piece | None = None
+        """The next copy of its first block's content."""
+        self.right: Piece | None = None
+        """What was split off its end: sequences that held both reach it from here."""
+        self.before: Piece | None = None
+        """Neighbour in the eviction order."""
+        self.after: Piece | None = None
+        self.names: list[int] = []
+        """Physical blocks, where they are named and the piece is closed."""
+
+    def __repr__(self) -> str:
+        return f"Piece({self.start}, {self.end}, {self.owner}, refs={self.refs})"
+
+
+class Hit:
+    """What a prefix lookup found; it changes nothing by itself."""
+
+    __slots__ = ("blocks", "copied", "evictable", "pieces", "rival")
+
+    def __init__(self) -> None:
+        self.pieces: list[Piece] = []
+        """Pieces from block 0 on; of the last one perhaps only the beginning."""
+        self.blocks: int = 0
+        """Blocks hit."""
+        self.evictable: int = 0
+        """Blocks hit that nobody references now."""
+        self.rival: Sequence | None = None
+        """A running sequence that is about to compute the block after the hit."""
+        self.copied: bool = False
+        """The block after the hit is cached too, but must be computed all the same."""
+
+
+NO_HIT: Final = Hit()
+
+
+class BlockManager:
+    """Which sequence holds how many blocks (or which, if named), and the prefix cache."""
+
+    __slots__ = (
+        "_hash_tokens",
+        "_hashless",
+        "_index",
+        "_names",
+        "_parts",
+        "_queued",
+        "_reserved",
+        "block_tokens",
+        "caching",
+        "contested",
+        "copies",
+        "decodes",
+        "evicted",
+        "eviction",
+        "free",
+        "lag",
+        "named",
+        "usable",
+    )
+
+    def __init__(
+        self,
+        usable: int,
+        block_tokens: int,
+        decodes: DecodeSet,
+        eviction: EvictionPolicy,
+        *,
+        caching: bool = True,
+        named: bool = False,
+        lag: int = 0,
+        reserved: int = 0,
+        hash_tokens: int = 1,
+    ) -> None:
+        """A pool of `usable` blocks.
+
+        Args:
+            usable: blocks of the pool, without vLLM's null block.
+            block_tokens: tokens of KV a block holds.
+            decodes: knows how far decoding sequences are.
+            eviction: which unreferenced piece goes first.
+            caching: keep computed blocks for later requests with the same prefix.
+            named: give each block a number (1..usable), for an executor.
+            lag: tokens of a decoding sequence that are scheduled but not known (asynchronous: 1).
+            reserved: blocks every sequence gets at once (contiguous allocation); 0: as it grows.
+            hash_tokens: tokens that one of a request's hashes stands for.
+        """
+        self.usable: int = usable
+        self.block_tokens: int = block_tokens
+        self.decodes: DecodeSet = decodes
+        self.eviction: EvictionPolicy = eviction
+        self.caching: bool = caching
+        self.named: bool = named
+        self.lag: int = lag
+        self.free: int = usable
+        """Blocks nobody references, cached or not."""
+        self.evicted: int = 0
+        """Cached blocks given up since the start."""
+        self.copies: int = 0
+        """Cached blocks whose content an older block holds too."""
+        self.contested: int = 0
+        """Running sequences whose registration is looked up block by block."""
+        self._hash_tokens: int = hash_tokens
+        self._parts: int = -(-hash_tokens // block_tokens)
+        self._reserved: int = reserved
+        self._hashless: int = usable
+        """Free blocks with no content: they are taken before any cached block."""
+        self._queued: int = 0
+        """Free blocks that are cached."""
+        self._index: dict[int, Piece] = {}
+        self._names: list[int] = list(range(usable, 0, -1)) if named else []
+        """Names of the hashless blocks; the last is taken next."""
+
+    # ---- how much
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that a sequence with `tokens` computed tokens holds."""
+        return self._reserved or -(-tokens // self.block_tokens)
+
+    def growth(self, computed: int, tokens: int) -> int:
+        """New blocks for the next `tokens` tokens after `computed` ones."""
+        if self._reserved:
+            return 0
+        block_tokens = self.block_tokens
+        return -(-(computed + tokens) // block_tokens) + (-computed // block_tokens)
+
+    def registered_tokens(self, seq: Sequence) -> int:
+        """Tokens of `seq` that are scheduled and known, which is what others may hit."""
+        computed = self.decodes.computed(seq)
+        if computed <= seq.prefill_end or not self.lag or seq.ahead:
+            return computed
+        return max(seq.prefill_end, computed - self.lag)
+
+    # ---- prefix lookup
+
+    def match(self, seq: Sequence, known_tokens: int) -> Hit:
+        """The longest cached prefix of `seq`, at least one of its `known_tokens` left to compute."""
+        if not self.caching or not (seq.shared_blocks or seq.kept):
+            return NO_HIT
+        return self._match(seq, (known_tokens - 1) // self.block_tokens)
+
+    def _match(self, seq: Sequence, limit: int) -> Hit:
+        hit = Hit()
+        at = 0
+        shared = seq.shared_blocks
+        while True:
+            piece = self._find(seq, at)
+            if piece is None:
+                if at < shared:
+                    announced = self._index.get(self._key(seq, at))
+                    if announced is not None and announced.owner is not seq:
+                        hit.rival = announced.owner
+                break
+            if at >= limit:
+                hit.copied = True
+                break
+            end = self._end(piece)
+            stop = end
+            owner = piece.owner
+            assert owner is not None
+            if owner is not seq:
+                stop = self._common(owner, seq, at, end)
+            reach = stop
+            if stop > limit:
+                stop = limit
+            hit.pieces.append(piece)
+            if piece.refs == 0:
+                hit.evictable += stop - at
+            at = stop
+            if stop < end:
+                hit.copied = reach > stop
+                break
+            if piece.is_open and owner is not seq and self._agree(owner, seq, at):
+                hit.rival = owner
+        hit.blocks = at
+        return hit
+
+    def _key(self, seq: Sequence, block: int) -> int:
+        block_tokens = self.block_tokens
+        last = ((block + 1) * block_tokens - 1) // self._hash_tokens
+        return seq.hashes[last] * self._parts + block % self._parts
+
+    def _find(self, seq: Sequence, block: int) -> Piece | None:
+        """The oldest registered piece that begins with block `block` of `seq`."""
+        if block < seq.shared_blocks:
+            piece = self._index.get(self._key(seq, block))
+            while piece is not None and self._end(piece) <= block:
+                piece = piece.later
+            return piece
+        for piece in seq.kept:
+            if piece.start == block and piece.end > block:
+                return piece
+        return None
+
+    def _end(self, piece: Piece) -> int:
+        """First block past what is registered of `piece`."""
+        owner = piece.owner
+        if not piece.is_open or owner is None or owner.contested_until:
+            return piece.end
+        return max(piece.start, self.registered_tokens(owner) // self.block_tokens)
+
+    def _agree(self, one: Sequence, other: Sequence, block: int) -> bool:
+        """Whether both have the same content up to the end of `block`."""
+        if block >= one.shared_blocks or block >= other.shared_blocks:
+            return False
+        last = ((block + 1) * self.block_tokens - 1) // self._hash_tokens
+        return one.hashes[last] == other.hashes[last]
+
+    def _common(self, one: Sequence, other: Sequence, low: int, high: int) -> int:
+        """First block at which they differ, in [low + 1, high]; they agree on block `low`."""
+        high = min(high, one.shared_blocks, other.shared_blocks)
+        if self._agree(one, other, high - 1):
+            return high
+        high -= 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._agree(one, other, middle):
+                low = middle
+            else:
+                high = middle
+        return high
+
+    # ---- reserve
+
+    def admit(self, seq: Sequence, hit: Hit, tokens: int, whole: int, watermark: int) -> bool:
+        """Give a waiting sequence its hit and blocks up to `tokens`, if `whole` tokens would fit.
+
+        Returns False, and changes nothing, if they and `watermark` more blocks are not free.
+        """
+        blocks = self.blocks_for(tokens)
+        most = self.blocks_for(whole) if whole > tokens else blocks
+        if max(most - hit.blocks, 0) + hit.evictable + watermark > self.free:
+            return False
+        if self.named:
+            seq.table = []
+        if hit.pieces:
+            self._reference(seq, hit)
+        if blocks > hit.blocks:
+            self.take(seq, blocks - hit.blocks)
+        if self.caching:
+            piece = Piece(hit.blocks, hit.blocks, seq)
+            piece.is_open = True
+            seq.open = piece
+            if hit.blocks < seq.shared_blocks:
+                self._insert(piece, self._key(seq, hit.blocks))
+                if hit.rival is not None:
+                    self._contest(hit.rival)
+            if self.named:
+                seq.contested_until = ALWAYS
+            elif hit.copied or hit.rival is not None:
+                seq.contested_until = max(seq.shared_blocks, hit.blocks + 1)
+            if seq.contested_until:
+                self.contested += 1
+        return True
+
+    def take(self, seq: Sequence, blocks: int) -> None:
+        """Give `seq` that many free blocks, content-free ones first; there are enough."""
+        self.free -= blocks
+        if self.named:
+            for _ in range(blocks):
+                seq.table.append(self._names.pop() if self._names else self._evict_named())
+        elif blocks <= self._hashless:
+            self._hashless -= blocks
+        else:
+            self._evict(blocks - self._hashless)
+            self._hashless = 0
+
+    def take_counted(self, blocks: int) -> None:
+        """Give running sequences that many free blocks in all, without names."""
+        self.free -= blocks
+        if blocks <= self._hashless:
+            self._hashless -= blocks
+        else:
+            self._evict(blocks - self._hashless)
+            self._hashless = 0
+
+    def _evict(self, blocks: int) -> None:
+        self.evicted += blocks
+        self._queued -= blocks
+        while blocks:
+            piece = self.eviction.victim()
+            size = piece.end - piece.start
+            cut = size if size < blocks else blocks
+            if self.copies:
+                self._forget_copies(piece, piece.end - cut)
+            piece.end -= cut
+            blocks -= cut
+            if cut == size:
+                self.eviction.remove(piece)
+                self._drop(piece)
+
+    def _evict_named(self) -> int:
+        name = self.eviction.victim().names.pop()
+        self._evict(1)
+        return name
+
+    def _forget_copies(self, piece: Piece, end: int) -> None:
+        """Account for evicting [end, piece.end): where two blocks had one content, one stays."""
+        owner = piece.owner
+        assert owner is not None
+        for block in range(end, piece.end):
+            first: Piece | None
+            if block < owner.shared_blocks:
+                first = self._index.get(self._key(owner, block))
+                others = 0
+                while first is not None:
+                    if first is not piece and self._end(first) > block:
+                        others += 1
+                    first = first.later
+                if not others and block == piece.start and block > 0:
+                    before = self._match(owner, block)
+                    others = int(before.copied and self._end(before.pieces[-1]) > block)
+                if others:
+                    self.copies -= 1
+            elif any(p is not piece and p.start == block and p.end > block for p in owner.kept):
+                self.copies -= 1
+
+    # ---- share
+
+    def _reference(self, seq: Sequence, hit: Hit) -> None:
+        for i, piece in enumerate(hit.pieces):
+            stop = hit.pieces[i + 1].start if i + 1 < len(hit.pieces) else hit.blocks
+            tail = self._split(piece, stop) if piece.is_open or stop < piece.end else None
+            if piece.refs == 0:
+                if tail is None:
+                    self.eviction.remove(piece)
+                else:
+                    self.eviction.replace(piece, tail)
+                self._queued -= stop - piece.start
+                self.free -= stop - piece.start
+            piece.refs += 1
+            seq.held.append(piece)
+            if self.named:
+                seq.table.extend(piece.names)
+
+    def _split(self, piece: Piece, at: int) -> Piece:
+        """Cut `piece` so that it ends at `at`; returns the rest, a piece of its own."""
+        owner = piece.owner
+        assert owner is not None
+        end = self._end(piece)
+        right = Piece(at, end, owner)
+        right.refs = piece.refs
+        right.right = piece.right
+        piece.right = right
+        piece.end = at
+        if piece.is_open:
+            piece.is_open = False
+            right.is_open = True
+            owner.open = right
+            owner.held.append(piece)
+            if self.named:
+                piece.names = owner.table[piece.start : at]
+        else:
+            if self.named:
+                right.names = piece.names[at - piece.start :]
+                del piece.names[at - piece.start :]
+        if at < owner.shared_blocks:
+            self._insert(right, self._key(owner, at), oldest=end > at)
+        elif not right.is_open and owner.status != FINISHED:
+            owner.kept.append(right)
+        return right
+
+    def _insert(self, piece: Piece, key: int, oldest: bool = False) -> None:
+        """Index `piece` behind the copies of its first block's content, or before them."""
+        piece.key = key
+        piece.indexed = True
+        first = self._index.get(key)
+        if first is None or oldest:
+            piece.later = first
+            self._index[key] = piece
+            return
+        while first.later is not None:
+            first = first.later
+        first.later = piece
+        piece.later = None
+
+    def _drop(self, piece: Piece) -> None:
+        """Take `piece` out of the index, if it is there."""
+        if not piece.indexed:
+            return
+        piece.indexed = False
+        key = piece.key
+        first = self._index[key]
+        if first is piece:
+            if piece.later is None:
+                del self._index[key]
+            else:
+                self._index[key] = piece.later
+        else:
+            while first.later is not piece:
+                assert first.later is not None
+                first = first.later
+            first.later = piece.later
+        piece.later = None
+
+    # ---- register what may have copies
+
+    def _contest(self, seq: Sequence) -> None:
+        """Look at each block of a running sequence from now on, as far as others may have it."""
+        if seq.contested_until == 0:
+            piece = seq.open
+            assert piece is not None
+            piece.end = self._end(piece)
+            seq.contested_until = seq.shared_blocks
+            self.contested += 1
+
+    def register(self, seq: Sequence, tokens: int) -> None:
+        """Register the blocks of a contested sequence up to `tokens`, one by one."""
+        piece = seq.open
+        assert piece is not None
+        for block in range(piece.end, tokens // self.block_tokens):
+            if self._is_registered(seq, block):
+                piece = self._register_copy(seq, piece, block)
+            else:
+                piece.end = block + 1
+                if block == piece.start and piece.indexed:
+                    self._drop(piece)
+                    self._insert(piece, piece.key, oldest=True)
+        if piece.end >= seq.contested_until:
+            seq.contested_until = 0
+            self.contested -= 1
+
+    def _is_registered(self, seq: Sequence, block: int) -> bool:
+        if block < seq.shared_blocks:
+            return self._match(seq, block + 1).blocks > block
+        return self._find(seq, block) is not None
+
+    def _register_copy(self, seq: Sequence, piece: Piece, block: int) -> Piece:
+        """Make `block` a piece of its own; returns the new open piece after it."""
+        self.copies += 1
+        copy = piece
+        if piece.end > piece.start:
+            piece.is_open = False
+            seq.held.append(piece)
+            if self.named:
+                piece.names = seq.table[piece.start : block]
+            if piece.start >= seq.shared_blocks:
+                seq.kept.append(piece)
+            copy = Piece(block, block + 1, seq)
+        self._drop(copy)
+        copy.end = block + 1
+        copy.is_open = False
+        seq.held.append(copy)
+        if self.named:
+            copy.names = [seq.table[block]]
+        if block < seq.shared_blocks:
+            self._insert(copy, self._key(seq, block))
+        else:
+            seq.kept.append(copy)
+        rest = Piece(block + 1, block + 1, seq)
+        rest.is_open = True
+        seq.open = rest
+        if block + 1 < seq.shared_blocks:
+            self._insert(rest, self._key(seq, block + 1))
+        return rest
+
+    # ---- release
+
+    def release(self, seq: Sequence, computed: int, registered: int) -> None:
+        """Take back all blocks of `seq`.
+
+        Args:
+            seq: a running sequence that finished or is preempted.
+            computed: tokens it has blocks for.
+            registered: tokens whose blocks are cached; the others' content is lost.
+        """
+        blocks = self.blocks_for(computed)
+        piece = seq.open
+        if piece is None:
+            self._free_hashless(seq, blocks, 0)
+            seq.table = []
+            return
+        if seq.contested_until:
+            self.register(seq, registered)
+            piece = seq.open
+            end = piece.end
+            if seq.contested_until:
+                seq.contested_until = 0
+                self.contested -= 1
+        else:
+            end = max(piece.start, registered // self.block_tokens)
+        self._free_hashless(seq, blocks, end)
+        seq.open = None
+        if end > piece.start:
+            piece.end = end
+            piece.is_open = False
+            piece.refs = 0
+            if self.named:
+                piece.names = seq.table[piece.start : end]
+            if piece.start >= seq.shared_blocks and seq.status != FINISHED:
+                seq.kept.append(piece)
+            self._queue(piece)
+        else:
+            self._drop(piece)
+        if seq.held:
+            self._release_held(seq, piece.start)
+        if self.named:
+            seq.table = []
+
+    def _release_held(self, seq: Sequence, end: int) -> None:
+        pieces: list[Piece] = []
+        held = seq.held
+        for i, first in enumerate(held):
+            bound = held[i + 1].start if i + 1 < len(held) else end
+            piece = first
+            pieces.append(piece)
+            while piece.end < bound:
+                right = piece.right
+                assert right is not None
+                piece = right
+                pieces.append(piece)
+        seq.held = []
+        for piece in reversed(pieces):
+            piece.refs -= 1
+            if piece.refs == 0:
+                self._queue(piece)
+
+    def _queue(self, piece: Piece) -> None:
+        size = piece.end - piece.start
+        self.eviction.push(piece)
+        self._queued += size
+        self.free += size
+
+    def _free_hashless(self, seq: Sequence, blocks: int, kept: int) -> None:
+        """Free what lies past the first `kept` blocks of a sequence that holds `blocks`."""
+        count = blocks - kept
+        self.free += count
+        if self.named:
+            self._names.extend(seq.table[kept:])
+        else:
+            self._hashless += count
+
+    # ---- for records and checks
+
+    def cached_blocks(self, running: list[Sequence]) -> int:
+        """Different contents in the prefix cache; costs a walk over the pieces in use."""
+        if not self.caching:
+            return 0
+        blocks = self._queued - self.copies
+        seen: set[int] = set()
+        for seq in running:
+            piece = seq.open
+            assert piece is not None
+            blocks += self._end(piece) - piece.start
+            bound = piece.start
+            for first in reversed(seq.held):
+                link: Piece | None = first
+                while link is not None and link.start < bound:
+                    if id(link) not in seen:
+                        seen.add(id(link))
+                        blocks += link.end - link.start
+                    link = link.right
+                bound = first.start
+        return blocks

@@ -1,0 +1,78 @@
+"""Settings of one engine: what the scheduler and the block manager follow."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SchedulerSettings(Settings):
+    """How a scheduler forms batches. The defaults are those of vLLM's V1 scheduler on an H100/H200.
+
+    Source of names and defaults: vLLM 0.33.0, `vllm.config.SchedulerConfig` and `CacheConfig`.
+    """
+
+    max_num_seqs: int = Field(1024, ge=1)
+    """Sequences running at once."""
+    max_num_batched_tokens: int = Field(8192, ge=1)
+    """Token budget of a step; static batching does not look at it."""
+    max_model_len: int = Field(131072, ge=2)
+    """Tokens (prompt + output) at which a sequence is ended; longer prompts are rejected."""
+    order: str = "fcfs"
+    """Order of service: a name in engine.policies.ORDER."""
+    batching: Literal["continuous", "static"] = "continuous"
+    """static: a batch is admitted when the last request of the one before is done."""
+    prefill_first: bool = False
+    """Steps of whole prompts come before decode steps and are not mixed with them (vLLM V0)."""
+    chunked_prefill: bool = True
+    """A prompt may be computed in several steps."""
+    long_prefill_token_threshold: int = Field(0, ge=0)
+    """Most tokens of one prompt in a step while others are there; 0: no limit."""
+    reserve_full_sequence: bool = True
+    """Admit only what fits whole, although its blocks are taken chunk by chunk."""
+    watermark: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of the pool that admissions leave free while something runs."""
+    async_scheduling: bool = False
+    """Schedule a step while the one before runs: host time is hidden, news come a step late."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "SchedulerSettings":
+        from engine.policies import ORDER
+
+        if self.order not in ORDER:
+            raise ValueError(f"order: unknown policy {self.order!r}; known: {', '.join(ORDER)}")
+        if self.prefill_first and self.chunked_prefill:
+            raise ValueError("prefill_first: needs chunked_prefill: false")
+        if self.prefill_first and self.async_scheduling:
+            raise ValueError("prefill_first: needs async_scheduling: false")
+        return self
+
+
+class CacheSettings(Settings):
+    """How KV memory is laid out and kept."""
+
+    block_tokens: int = Field(16, ge=1)
+    """Tokens a block holds."""
+    allocation: Literal["paged", "contiguous"] = "paged"
+    """contiguous: every sequence gets room for max_model_len tokens at once, as before paging."""
+    prefix_caching: bool = True
+    """Keep computed blocks for later requests that begin alike."""
+    eviction: str = "lru"
+    """Which unreferenced blocks go first: a name in engine.eviction.EVICTION."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "CacheSettings":
+        from engine.eviction import EVICTION
+
+        if self.eviction not in EVICTION:
+            raise ValueError(
+                f"eviction: unknown policy {self.eviction!r}; known: {', '.join(EVICTION)}"
+            )
+        if self.allocation == "contiguous" and self.prefix_caching:
+            raise ValueError("allocation: contiguous memory shares nothing; prefix_caching: false")
+        return self

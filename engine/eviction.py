@@ -1,0 +1,81 @@
+"""What leaves the prefix cache first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from engine.blocks import Piece
+
+
+class EvictionPolicy(Protocol):
+    """Keeps the pieces nobody references and says which to shrink next, always from its tail."""
+
+    def push(self, piece: Piece) -> None:
+        """`piece` lost its last reference."""
+        ...
+
+    def remove(self, piece: Piece) -> None:
+        """`piece` was hit, or is evicted whole."""
+        ...
+
+    def replace(self, piece: Piece, tail: Piece) -> None:
+        """`tail` was split off `piece`, which is about to be hit; it takes the place of it."""
+        ...
+
+    def victim(self) -> Piece:
+        """The piece to evict from; there is one."""
+        ...
+
+
+class LeastRecentlyFreed:
+    """vLLM's order: first freed, first evicted; being hit and freed again renews a piece.
+
+    A queue linked through the pieces themselves, so that leaving its middle costs nothing.
+    """
+
+    __slots__ = ("_ends",)
+
+    def __init__(self) -> None:
+        from engine.blocks import Piece
+
+        ends = Piece(0, 0, None)
+        ends.before = ends.after = ends
+        self._ends: Piece = ends
+
+    def push(self, piece: Piece) -> None:
+        """Queue `piece` as the last to go."""
+        ends = self._ends
+        last = ends.before
+        assert last is not None
+        last.after = piece
+        piece.before = last
+        piece.after = ends
+        ends.before = piece
+
+    def remove(self, piece: Piece) -> None:
+        """Take `piece` out of the queue."""
+        before, after = piece.before, piece.after
+        assert before is not None and after is not None
+        before.after = after
+        after.before = before
+        piece.before = piece.after = None
+
+    def replace(self, piece: Piece, tail: Piece) -> None:
+        """Put `tail` where `piece` stands."""
+        before, after = piece.before, piece.after
+        assert before is not None and after is not None
+        before.after = after.before = tail
+        tail.before = before
+        tail.after = after
+        piece.before = piece.after = None
+
+    def victim(self) -> Piece:
+        """The piece that was freed first."""
+        first = self._ends.after
+        assert first is not None and first is not self._ends
+        return first
+
+
+EVICTION: dict[str, Callable[[], EvictionPolicy]] = {"lru": LeastRecentlyFreed}

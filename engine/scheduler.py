@@ -1,0 +1,529 @@
+"""Continuous batching as vLLM's V1 scheduler does it, several equal steps at a time.
+
+`schedule` decides one step and for how many steps (`Batch.horizon`) it would decide the same
+again if nothing arrived. The engine takes one step, the simulator takes the horizon. Tokens and
+blocks are granted in running order: decodes and unfinished prompts first, then waiting requests.
+
+Most steps grant everyone what they ask for; then only sums matter and no sequence is looked at.
+Where they do not (a full pool, a short budget, contested content, named blocks), `_walk` grants
+sequence by sequence, and the horizon is 1.
+"""
+
+from collections import deque
+from heapq import heapify, heappop, heappush
+
+from engine.batch import Batch
+from engine.blocks import NO_HIT, BlockManager
+from engine.config import CacheSettings, SchedulerSettings
+from engine.decoding import DecodeSet
+from engine.eviction import EVICTION
+from engine.policies import ORDER, VICTIM
+from engine.sequence import FINISHED, RUNNING, WAITING, Sequence
+from traces.request import Request
+
+UNLIMITED = 1 << 60
+
+
+class Scheduler:
+    """Decides what each step runs; pure: no clock, no randomness, no I/O.
+
+    The life of a sequence: `add`, then steps of `schedule`, `advance` and `output`, until `output`
+    returns it. With synchronous scheduling `output` follows its `advance` at once; with
+    asynchronous scheduling the next `schedule` comes in between.
+    """
+
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        cache: CacheSettings,
+        num_blocks: int,
+        *,
+        named: bool = False,
+        hash_tokens: int = 1,
+    ) -> None:
+        """A scheduler over a pool of `num_blocks` blocks, one of which is vLLM's null block.
+
+        Args:
+            settings: how batches are formed.
+            cache: how blocks are laid out and kept.
+            num_blocks: blocks of the pool; all but one are usable.
+            named: number the blocks for an executor (`Sequence.table`); then `horizon` is 1.
+            hash_tokens: tokens that one of a request's hashes stands for.
+        """
+        self.settings = settings
+        self._asynchronous: bool = settings.async_scheduling
+        self._static: bool = settings.batching == "static"
+        self._prefill_first: bool = settings.prefill_first
+        self._chunked: bool = settings.chunked_prefill and not self._static
+        self._threshold: int = settings.long_prefill_token_threshold
+        self._reserve_full: bool = settings.reserve_full_sequence
+        self._max_running: int = settings.max_num_seqs
+        self._max_len: int = settings.max_model_len
+        self._budget: int = UNLIMITED if self._static else settings.max_num_batched_tokens
+        self._watermark: int = int(settings.watermark * num_blocks)
+        self._key = ORDER[settings.order]
+        self._victim = VICTIM.get(settings.order, VICTIM["fcfs"])
+        self._named: bool = named
+        contiguous = cache.allocation == "contiguous"
+        self.decodes: DecodeSet = DecodeSet(cache.block_tokens, paged=not contiguous)
+        self.blocks: BlockManager = BlockManager(
+            num_blocks - 1,
+            cache.block_tokens,
+            self.decodes,
+            EVICTION[cache.eviction](),
+            caching=cache.prefix_caching,
+            named=named,
+            lag=1 if settings.async_scheduling else 0,
+            reserved=-(-settings.max_model_len // cache.block_tokens) if contiguous else 0,
+            hash_tokens=hash_tokens,
+        )
+        self.running: dict[Sequence, None] = {}
+        """In admission order."""
+        self._queue: deque[Sequence] = deque()
+        self._heap: list[tuple[tuple[float, ...], str, Sequence]] = []
+        self._prefills: list[Sequence] = []
+        """Running sequences whose known tokens are not all computed, in running order."""
+        self._exhausted: int = 0
+        """Running sequences whose last token is scheduled."""
+        self._ahead: int = 0
+        """Running sequences with `ahead` set."""
+        self._last_joined: int = 0
+        """No decoding sequence was admitted later."""
+        self._admissions: int = 0
+        self._numbers: int = 0
+        self._steps: int = 0
+
+    # ---- coming and going
+
+    def sequence(self, request: Request, arrival: int) -> Sequence:
+        """A sequence for `request`, not yet queued."""
+        self._numbers += 1
+        seq = Sequence(request, self._numbers, arrival)
+        room = self._max_len - request.prompt_tokens
+        if seq.output_limit > room:
+            seq.output_limit = room
+        if self.blocks.caching:
+            seq.shared_blocks = request.hashed_tokens // self.blocks.block_tokens
+        return seq
+
+    def refusal(self, request: Request) -> str:
+        """Why `request` can never be served, or an empty string."""
+        tokens = request.prompt_tokens
+        if tokens >= self._max_len:
+            return f"prompt of {tokens} tokens; max_model_len is {self._max_len}"
+        if self.blocks.blocks_for(tokens) > self.blocks.usable:
+            return f"prompt of {tokens} tokens; the pool holds {self.blocks.usable} blocks"
+        if not self._chunked and tokens > self._budget:
+            return f"prompt of {tokens} tokens; max_num_batched_tokens is {self._budget}"
+        return ""
+
+    def add(self, seq: Sequence) -> bool:
+        """Queue a sequence; returns whether the next step may now be another than foreseen."""
+        if self._key is None:
+            self._queue.append(seq)
+            return len(self._queue) == 1
+        self._push(seq)
+        return self._heap[0][2] is seq or len(self._heap) == 1
+
+    def abort(self, seq: Sequence) -> None:
+        """Drop a queued or running sequence and free its blocks; between two steps only."""
+        if seq.status == WAITING:
+            self._unqueue(seq)
+        elif seq.status == RUNNING:
+            del self.running[seq]
+            registered = self.blocks.registered_tokens(seq)
+            self._stop_computing(seq)
+            seq.status = FINISHED
+            self.blocks.release(seq, seq.base, registered)
+        seq.status = FINISHED
+
+    @property
+    def waiting(self) -> int:
+        """Sequences queued."""
+        return len(self._queue) if self._key is None else len(self._heap)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs and nothing waits."""
+        return not self.running and not self._queue and not self._heap
+
+    # ---- the step
+
+    def schedule(self) -> Batch | None:
+        """Decide the next step and grant it its tokens and blocks; None if there is no work."""
+        batch = Batch()
+        self._steps += 1
+        rival = False
+        if self._prefill_first:
+            rival = self._admit(batch, self._budget, self._threshold)
+            if not batch.admitted:
+                self._grant_running(batch, self._budget, self._threshold)
+        else:
+            waiting = len(self._queue) or len(self._heap)
+            threshold = self._threshold if len(self.running) + waiting > 1 else 0
+            budget = self._grant_running(batch, self._budget, threshold)
+            if waiting and budget > 0 and not batch.preempted:
+                rival = self._admit(batch, budget, threshold)
+        for seq in batch.left_out:
+            self._left_behind(seq)
+        if not batch.decoding and not batch.prefills and not batch.preempted:
+            return None
+        self._classify(batch)
+        if not rival:
+            batch.horizon = self._horizon(batch)
+        return batch
+
+    def _grant_running(self, batch: Batch, budget: int, threshold: int) -> int:
+        """Give running sequences their tokens; returns the budget left."""
+        if self._named or self.blocks.contested or self._ahead:
+            return self._walk(batch, budget, threshold)
+        decodes = self.decodes
+        count = decodes.size
+        if not self._prefills:
+            if count == 0:
+                return budget
+            due = decodes.blocks_due(1)
+            if count > budget or due > self.blocks.free:
+                return self._walk(batch, budget, threshold)
+            if due:
+                self.blocks.take_counted(due)
+            decodes.epoch += 1
+            batch.decoding = count
+            return budget - count
+        left = budget - count
+        due = decodes.blocks_due(1) if count else 0
+        chunks: list[int] = []
+        short = left < 0
+        for seq in self._prefills:
+            chunk = seq.prefill_end - seq.base
+            if 0 < threshold < chunk:
+                chunk = threshold
+            if chunk > left:
+                short = True
+                chunk = left if left > 0 else 0
+            chunks.append(chunk)
+            left -= chunk
+            due += self.blocks.growth(seq.base, chunk)
+        if due > self.blocks.free or count > budget:
+            return self._walk(batch, budget, threshold)
+        if short and count and self._last_joined > self._prefills[0].admission:
+            return self._walk(batch, budget, threshold)
+        if due:
+            self.blocks.take_counted(due)
+        for seq, chunk in zip(self._prefills, chunks, strict=True):
+            if chunk:
+                seq.base += chunk
+                batch.prefills.append((seq, chunk))
+        if count:
+            decodes.epoch += 1
+            batch.decoding = count
+        return left
+
+    def _walk(self, batch: Batch, budget: int, threshold: int) -> int:
+        """Grant in running order, one by one, preempting where blocks run out."""
+        decodes, blocks, step = self.decodes, self.blocks, self._steps
+        granted: dict[Sequence, int] = {}
+        for seq in list(self.running):
+            if budget <= 0:
+                break
+            if seq.status != RUNNING:
+                continue
+            if seq.decoding:
+                tokens = 1
+            else:
+                tokens = seq.prefill_end - seq.base
+                if tokens <= 0:  # its last token is in flight
+                    continue
+                if 0 < threshold < tokens:
+                    tokens = threshold
+                if tokens > budget:
+                    tokens = budget
+            computed = decodes.computed(seq)
+            need = blocks.growth(computed, tokens)
+            while need > blocks.free:
+                victim = self._victim(self.running)
+                budget += granted.pop(victim, 0)
+                self._preempt(victim, batch)
+                if victim is seq:
+                    break
+            if seq.status != RUNNING:
+                if self._key is None:
+                    break
+                continue
+            blocks.take(seq, need)
+            granted[seq] = tokens
+            budget -= tokens
+            seq.stamp = step
+            if not seq.decoding:
+                seq.base += tokens
+            elif seq.ahead:
+                self._catch_up(seq)
+            if seq.contested_until:
+                computed += tokens
+                known = computed
+                if self._asynchronous and not seq.ahead:
+                    known = max(min(computed, seq.prefill_end), computed - 1)
+                blocks.register(seq, known)
+        for seq in self.running:
+            if seq in granted:
+                if seq.decoding:
+                    batch.decoding += 1
+                else:
+                    batch.prefills.append((seq, granted[seq]))
+            elif seq.decoding:
+                batch.left_out.append(seq)
+        if batch.decoding:
+            decodes.epoch += 1
+            for seq in batch.left_out:
+                decodes.hold_back(seq)
+        return budget
+
+    def _admit(self, batch: Batch, budget: int, threshold: int) -> bool:
+        """Admit from the head of the queue while it fits.
+
+        Returns whether the head stays because of blocks and a running sequence may yet compute
+        what it could hit.
+        """
+        if self._static and self.running:
+            return False
+        running, blocks = self.running, self.blocks
+        while budget > 0 and len(running) < self._max_running:
+            if self._key is None:
+                if not self._queue:
+                    return False
+                seq = self._queue[0]
+            else:
+                if not self._heap:
+                    return False
+                seq = self._heap[0][2]
+            known = seq.prompt_tokens + seq.generated
+            hit = NO_HIT
+            if seq.shared_blocks or seq.kept:
+                hit = blocks.match(seq, known)
+            cached = hit.blocks * blocks.block_tokens
+            chunk = known - cached
+            if 0 < threshold < chunk:
+                chunk = threshold
+            if chunk > budget:
+                if not self._chunked:
+                    return hit.rival is not None
+                chunk = budget
+            tokens = cached + chunk
+            whole = known if self._reserve_full else tokens
+            if not blocks.admit(seq, hit, tokens, whole, self._watermark if running else 0):
+                return hit.rival is not None
+            if self._key is None:
+                self._queue.popleft()
+            else:
+                heappop(self._heap)
+            seq.prefill_end = known
+            seq.base = tokens
+            self._admissions += 1
+            seq.admission = self._admissions
+            seq.status = RUNNING
+            seq.ahead = 0
+            running[seq] = None
+            self._prefills.append(seq)
+            if seq.contested_until:
+                blocks.register(seq, tokens)
+            if seq.preemptions:
+                seq.resumed_cached.append(cached)
+            else:
+                seq.cached_tokens = cached
+            batch.admitted.append(seq)
+            batch.prefills.append((seq, chunk))
+            budget -= chunk
+        return False
+
+    def _classify(self, batch: Batch) -> None:
+        """Fill in the sums that a step's cost depends on."""
+        tokens = context = pairs = growth = 0
+        count = batch.decoding
+        decode_context = self.decodes.context_tokens if count else 0
+        for seq in batch.left_out:
+            decode_context -= self.decodes.computed(seq)
+        for seq, chunk in batch.prefills:
+            base = seq.base
+            if chunk == 1 and base > seq.prompt_tokens:
+                # the recomputation of an output token is a decode like any other
+                count += 1
+                decode_context += base
+                continue
+            tokens += chunk
+            context += base
+            pairs += chunk * (base - chunk) + chunk * (chunk + 1) // 2
+            growth += chunk * chunk
+        batch.decodes = count
+        batch.decode_context_tokens = decode_context
+        batch.prefill_tokens = tokens
+        batch.prefill_context_tokens = context
+        batch.prefill_pairs = pairs
+        batch.prefill_pairs_growth = growth
+
+    def _horizon(self, batch: Batch) -> int:
+        """For how many steps, this one included, nothing but the context lengths changes."""
+        if batch.preempted or batch.left_out or self._named or self._ahead:
+            return 1
+        blocks, decodes = self.blocks, self.decodes
+        if blocks.contested or (self._prefill_first and batch.prefills):
+            return 1
+        if self._exhausted and (self._queue or self._heap):
+            return 1
+        steps = UNLIMITED
+        for seq, chunk in batch.prefills:
+            if chunk == 1:
+                return 1
+            repeats = (seq.prefill_end - seq.base) // chunk + 1
+            if repeats == 1:
+                return 1
+            if repeats < steps:
+                steps = repeats
+        if batch.decoding:
+            # the epoch already counts this step
+            finish = decodes.steps_to_finish() + 1
+            if finish < steps:
+                steps = finish
+        more = steps - 1
+        if more and self._blocks_due(batch, more) > blocks.free:
+            fits = 0
+            while more - fits > 1:
+                middle = (fits + more) // 2
+                if self._blocks_due(batch, middle) > blocks.free:
+                    more = middle
+                else:
+                    fits = middle
+            steps = fits + 1
+        return steps
+
+    def _blocks_due(self, batch: Batch, steps: int) -> int:
+        """Blocks that `steps` more repeats of `batch` need."""
+        due = self.decodes.blocks_due(steps) if batch.decoding else 0
+        for seq, chunk in batch.prefills:
+            due += self.blocks.growth(seq.base, chunk * steps)
+        return due
+
+    def advance(self, batch: Batch, steps: int) -> None:
+        """Schedule `batch` again until it counts `steps` steps, at most its horizon.
+
+        Called once a batch, before anything else is scheduled.
+        """
+        batch.steps = steps
+        decodes = self.decodes
+        more = steps - 1
+        if more:
+            due = self._blocks_due(batch, more)
+            if due:
+                self.blocks.take_counted(due)
+            for seq, chunk in batch.prefills:
+                seq.base += chunk * more
+            if batch.decoding:
+                decodes.epoch += more
+        if batch.decoding:
+            batch.exhausted = decodes.pop_finished()
+        if batch.prefills:
+            self._complete_prefills(batch)
+        self._exhausted += len(batch.exhausted)
+
+    def _complete_prefills(self, batch: Batch) -> None:
+        for seq, _ in batch.prefills:
+            if seq.base < seq.prefill_end:
+                continue
+            self._prefills.remove(seq)
+            batch.completed.append(seq)
+            steps = seq.output_limit - seq.generated - 1
+            if steps:
+                self.decodes.join(seq, steps)
+                if seq.admission > self._last_joined:
+                    self._last_joined = seq.admission
+            else:
+                batch.exhausted.append(seq)
+        if len(batch.exhausted) > 1:
+            batch.exhausted.sort(key=_admission)
+
+    def output(self, batch: Batch) -> list[Sequence]:
+        """Take what the advanced batch's last step produced; returns the finished, in order."""
+        exhausted = batch.exhausted
+        for seq in exhausted:
+            if seq.status == RUNNING:
+                seq.status = FINISHED
+                del self.running[seq]
+                self._exhausted -= 1
+                if seq.ahead:
+                    seq.ahead = 0
+                    self._ahead -= 1
+                self.blocks.release(seq, seq.base, seq.base)
+            elif seq.status == WAITING:  # preempted with its last token in flight
+                self._unqueue(seq)
+                seq.status = FINISHED
+            seq.generated = seq.output_limit
+        return exhausted
+
+    # ---- preemption
+
+    def _preempt(self, seq: Sequence, batch: Batch) -> None:
+        """Free all of a running sequence's blocks and queue it to be recomputed."""
+        del self.running[seq]
+        decodes = self.decodes
+        computed = decodes.computed(seq)
+        granted = seq.stamp == self._steps and seq.decoding
+        registered = self.blocks.registered_tokens(seq)
+        if granted:
+            computed += 1
+            registered = computed
+            if self._asynchronous and not seq.ahead:
+                registered = max(seq.prefill_end, computed - 1)
+        self._stop_computing(seq)
+        self.blocks.release(seq, computed, registered)
+        seq.status = WAITING
+        seq.base = 0
+        seq.preemptions += 1
+        if self._key is None:
+            self._queue.appendleft(seq)
+        else:
+            self._push(seq)
+        batch.preempted.append(seq)
+
+    def _stop_computing(self, seq: Sequence) -> None:
+        """Take a running sequence out of the decode set or the prefills; keep what it generated."""
+        if seq.decoding:
+            seq.generated = seq.output_limit - (seq.finish_epoch - self.decodes.epoch)
+            self.decodes.leave(seq)
+        elif seq.base < seq.prefill_end or seq in self._prefills:
+            self._prefills.remove(seq)
+        else:
+            seq.generated = seq.output_limit
+            self._exhausted -= 1
+        if seq.ahead:
+            seq.ahead = 0
+            self._ahead -= 1
+
+    def _left_behind(self, seq: Sequence) -> None:
+        if self._asynchronous and not seq.ahead:
+            self._ahead += 1
+        if self._asynchronous:
+            seq.ahead = 1
+
+    def _catch_up(self, seq: Sequence) -> None:
+        """A sequence that was left out is granted a token again: once, then it is like others."""
+        if seq.ahead == 1:
+            seq.ahead = 2
+        else:
+            seq.ahead = 0
+            self._ahead -= 1
+
+    # ---- the waiting queue
+
+    def _push(self, seq: Sequence) -> None:
+        assert self._key is not None
+        heappush(self._heap, (self._key(seq), str(seq.request.request_id), seq))
+
+    def _unqueue(self, seq: Sequence) -> None:
+        if self._key is None:
+            self._queue.remove(seq)
+        else:
+            self._heap = [entry for entry in self._heap if entry[2] is not seq]
+            heapify(self._heap)
+
+
+def _admission(seq: Sequence) -> int:
+    return seq.admission

@@ -1,0 +1,1 @@
+"""The cluster simulator: the engine's own scheduler on a simulated clock."""

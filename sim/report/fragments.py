@@ -1,0 +1,207 @@
+"""Pieces of the HTML page that are not plots: banners, cards, tables. Everything is escaped."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from sim.report import theme, units
+
+Summary = Mapping[str, Any]
+
+LATENCIES = {
+    "ttft_s": "Time to first token",
+    "tpot_s": "Time per output token",
+    "itl_s": "Inter-token latency",
+    "e2e_s": "End to end",
+    "queue_s": "Queueing",
+}
+STATISTICS = {"mean": "mean", "p50": "P50", "p90": "P90", "p95": "P95", "p99": "P99", "max": "max"}
+
+
+def banners(summary: Summary) -> str:
+    """A loud one if the profile is not measured, and one for each warning."""
+    parts: list[str] = []
+    profile = summary["profile"]
+    if not profile["measured"]:
+        reason = profile.get("warning") or (
+            "Step times come from an analytic model, not from a GPU: compare runs with each other, "
+            "but do not promise these latencies to anyone."
+        )
+        parts.append(
+            f'<div class="banner alarm" role="alert"><b>Not measured: profile '
+            f"{escape(profile['name'])}</b>{escape(reason)}</div>"
+        )
+    elif profile.get("warning"):
+        parts.append(_warning(profile["warning"]))
+    parts += [_warning(text) for text in summary["warnings"]]
+    return "\n".join(parts)
+
+
+def _warning(text: str) -> str:
+    return f'<div class="banner warning" role="note">{escape(text)}</div>'
+
+
+def percentile(summary: Summary, latency: str, statistic: str = "p99") -> float | None:
+    """One latency statistic, or None if no request has that latency."""
+    statistics = summary["latency"].get(latency)
+    return None if statistics is None else statistics[statistic]
+
+
+def answer(summary: Summary) -> str:
+    """The run in one or two sentences."""
+    gpus, replicas = summary["gpus"], summary["replicas"]
+    text = (
+        f"{units.count(gpus)} GPU{'s' * (gpus != 1)} in {units.count(replicas)} "
+        f"replica{'s' * (replicas != 1)} served "
+        f"{units.amount(summary['throughput']['requests_per_s'], 'requests/s')}"
+    )
+    ttft, tpot = percentile(summary, "ttft_s"), percentile(summary, "tpot_s")
+    if ttft is not None:
+        text += f"; 99 % had their first token within {units.seconds(ttft)}"
+        if tpot is not None:
+            text += f" and a token every {units.seconds(tpot)} or faster after it"
+    goodput = summary["goodput"]
+    if goodput:
+        text += f". {units.share(goodput['share'])} met their objectives"
+    return escape(text + ".")
+
+
+def setting(summary: Summary) -> str:
+    """What ran, for how long, on what."""
+    total = summary["requests"]["total"]
+    return escape(
+        f"{units.count(total)} request{'s' * (total != 1)} over "
+        f"{units.seconds(summary['duration_s'])} of simulated time, profile "
+        f"{summary['profile']['name']}"
+    )
+
+
+def cards(summary: Summary) -> str:
+    """The six headline numbers; `data-value` holds each one unrounded."""
+    throughput, kv, goodput = summary["throughput"], summary["kv"], summary["goodput"]
+    slo = goodput["slo"] if goodput else {}
+    made = [
+        _card("Throughput", throughput["requests_per_s"], _split(
+            units.amount(throughput["requests_per_s"], "req/s")),
+            f"{units.amount(throughput['output_tokens_per_s'], 'output tok/s')}"),
+    ]  # fmt: skip
+    for name, latency in (("P99 TTFT", "ttft_s"), ("P99 TPOT", "tpot_s")):
+        value, limit = percentile(summary, latency), slo.get(latency)
+        missed = value is not None and limit is not None and value > limit
+        note = (
+            f"median {units.seconds(percentile(summary, latency, 'p50'))}"
+            if limit is None
+            else f"{'over' if missed else 'within'} the SLO of {units.seconds(limit)}"
+        )
+        made.append(_card(name, value, _split(units.seconds(value)), note, bad=missed))
+    if goodput:
+        made.append(
+            _card(
+                "Goodput",
+                goodput["requests_per_s"],
+                _split(units.amount(goodput["requests_per_s"], "req/s")),
+                f"{units.share(goodput['share'])} within SLO",
+            )
+        )
+    else:
+        made.append(_card("Goodput", None, units.ABSENT, "no SLO was set"))
+    made.append(
+        _card(
+            "KV occupancy",
+            kv["mean_occupancy"],
+            _split(units.share(kv["mean_occupancy"])),
+            f"peak {units.share(kv['peak_occupancy'])}",
+        )
+    )
+    made.append(
+        _card(
+            "GPU-hours",
+            summary["gpu_hours"],
+            units.significant(summary["gpu_hours"]),
+            f"{units.count(summary['gpus'])} GPU{'s' * (summary['gpus'] != 1)}, "
+            f"{units.share(summary['utilization'])} busy",
+        )
+    )
+    return f'<div class="cards">{"".join(made)}</div>'
+
+
+def _card(label: str, value: float | None, shown: str, note: str, *, bad: bool = False) -> str:
+    return (
+        f'<div class="card" data-label="{label}" data-value="{"" if value is None else value!r}">'
+        f'<div class="label">{label}</div><div class="value">{shown}</div>'
+        f'<div class="note{" bad" if bad else ""}">{note}</div></div>'
+    )
+
+
+def _split(text: str) -> str:
+    """Number and unit, the unit smaller."""
+    number, _, unit = text.rpartition(" ")
+    return f"{number} <small>{unit}</small>" if number else text
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts; wider than the screen it scrolls by itself."""
+    header = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return (
+        f'<div class="panel scroll"><table><thead><tr>{header}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def percentiles(summary: Summary) -> str:
+    """Every latency and every statistic of the summary."""
+    rows = [
+        [
+            name,
+            *(
+                units.seconds(statistics[key]) if statistics else units.ABSENT
+                for key in STATISTICS
+            ),
+        ]
+        for latency, name in LATENCIES.items()
+        for statistics in [summary["latency"].get(latency)]
+    ]
+    return table(["Latency", *STATISTICS.values()], rows)
+
+
+def outcome_bar(summary: Summary) -> str:
+    """All requests as one bar, with counts."""
+    counts = {name: summary["requests"][name] for name in theme.OUTCOMES}
+    total = sum(counts.values())
+    present = {name: number for name, number in counts.items() if number}
+    if not total:
+        return '<p class="absent">No request arrived.</p>'
+    bar = "".join(
+        f'<i style="flex: {number} 0 0; background: {theme.OUTCOMES[name]}"></i>'
+        for name, number in present.items()
+    )
+    key = "".join(
+        f'<li><i style="background: {theme.OUTCOMES[name]}"></i>{name.replace("_", " ")} '
+        f"<b>{units.count(number)}</b> ({units.share(number / total)})</li>"
+        for name, number in present.items()
+    )
+    return f'<div class="bar">{bar}</div><ul class="key">{key}</ul>'
+
+
+def facts(summary: Summary) -> str:
+    """The numbers that are neither latencies nor outcomes."""
+    throughput, cache, kv = summary["throughput"], summary["cache"], summary["kv"]
+    rows = [
+        ("Requests finished", units.amount(throughput["requests_per_s"], "requests/s")),
+        ("Prompt tokens", units.amount(throughput["prompt_tokens_per_s"], "tok/s")),
+        ("Output tokens", units.amount(throughput["output_tokens_per_s"], "tok/s")),
+        ("Prefix cache hits",
+         f"{units.share(cache['hit_rate'])} of {units.amount(cache['prompt_tokens'])} prompt tokens"),
+        ("Cached blocks evicted", units.count(cache["evicted_blocks"])),
+        ("Preemptions", units.count(summary["preemptions"])),
+        ("KV cache of a replica",
+         f"{units.count(kv['blocks_per_replica'])} blocks of {units.count(kv['block_tokens'])} tokens"),
+        ("KV occupancy",
+         f"{units.share(kv['mean_occupancy'])} mean, {units.share(kv['peak_occupancy'])} peak"),
+        ("Busy", f"{units.share(summary['utilization'])} of replica time"),
+        ("Steps", f"{units.count(summary['steps'])} in {units.count(summary['segments'])} segments"),
+    ]  # fmt: skip
+    return table(["Fleet", "value"], rows)

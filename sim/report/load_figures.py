@@ -1,0 +1,214 @@
+"""What the fleet was asked for and how full it was."""
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+
+from sim.report import theme, units
+from sim.report.bins import Floats, TimeBins, bins_over, level, replica_means
+from sim.report.contract import RunResult
+from sim.report.latency_figures import end_s
+
+MOST_LINES = 6
+"""Replicas drawn as lines; more become rows of a heat map."""
+MOST_ROWS = 1024
+
+
+def outcomes(result: RunResult) -> go.Figure | None:
+    """Arrivals a second, by what became of them."""
+    assert result.requests is not None
+    frame = result.requests.select("arrival_s", "outcome")
+    if not frame.height:
+        return None
+    end = end_s(result)
+    size, unit = theme.clock(end)
+    bins = bins_over(end, at_most=120)
+    counts = frame.group_by(bins.index("arrival_s").alias("bin"), "outcome").len()
+    totals = dict(frame.group_by("outcome").len().iter_rows())
+    arrived = np.bincount(counts["bin"], weights=counts["len"], minlength=bins.count)
+    peak = int(arrived.argmax())
+    picture = theme.figure(
+        "Arrivals by outcome",
+        f"Requests that arrived in each {units.seconds(bins.width_s)}, as a rate, coloured by what "
+        "became of them; anything but grey-blue is a request not fully served.",
+        f"Arrivals peak at {units.amount(arrived[peak] / bins.width_s, 'requests/s')} around "
+        f"{bins.centers_s[peak] / size:.3g} {unit}.",
+    )
+    for outcome, colour in theme.OUTCOMES.items():
+        if outcome not in totals:
+            continue
+        mine = counts.filter(outcome=outcome)
+        heights = np.bincount(mine["bin"], weights=mine["len"], minlength=bins.count)
+        picture.add_bar(
+            x=bins.centers_s / size,
+            y=heights / bins.width_s,
+            width=bins.width_s / size,
+            name=outcome.replace("_", " "),
+            marker={"color": colour, "line": {"width": 0}},
+            customdata=heights,
+            hovertemplate=outcome.replace("_", " ")
+            + " %{y:.3~g} requests/s (%{customdata:,})<extra></extra>",
+        )
+    picture.update_xaxes(theme.time_axis(end))
+    picture.update_yaxes(title={"text": "requests/s"}, rangemode="tozero")
+    picture.update_layout(
+        barmode="stack", bargap=0, hovermode="x unified", showlegend=True,
+        legend={"traceorder": "normal"},
+    )
+    return picture
+
+
+def queue_depth(result: RunResult) -> go.Figure | None:
+    """Requests that wait for their first scheduling, over time."""
+    assert result.requests is not None
+    end = end_s(result)
+    waits = result.requests.filter(pl.col("outcome") != "rejected").select(
+        "arrival_s",
+        left_s=pl.coalesce("scheduled_s", "finish_s", pl.lit(end)),
+    )
+    if not waits.height:
+        return None
+    size, unit = theme.clock(end)
+    bins = bins_over(end)
+    mean, peak = level(waits["arrival_s"].to_numpy(), waits["left_s"].to_numpy(), bins)
+    worst = int(peak.argmax())
+    picture = theme.figure(
+        "Queue depth",
+        "Requests of the whole fleet that have arrived and were never scheduled yet; a queue that "
+        "does not drain is demand beyond capacity.",
+        f"{units.count(peak[worst])} waited at the worst moment, around "
+        f"{bins.centers_s[worst] / size:.3g} {unit}; {units.significant(float(mean.mean()))} on "
+        "average."
+        if peak[worst] > 0
+        else "No request ever waited.",
+    )
+    for name, values, style in (
+        ("peak", peak, {"color": "#f0cd7d", "width": 1, "shape": "hvh"}),
+        ("mean", mean, {"color": "#a86f00", "width": 2}),
+    ):
+        picture.add_scatter(
+            x=bins.centers_s / size,
+            y=values,
+            name=f"{name} of {units.seconds(bins.width_s)}",
+            mode="lines",
+            line=style,
+            fill="tozeroy" if name == "peak" else None,
+            fillcolor="rgba(227,160,8,0.18)",
+            hovertemplate=name + " %{y:,.3~g} requests<extra></extra>",
+        )
+    picture.update_xaxes(theme.time_axis(end))
+    picture.update_yaxes(
+        title={"text": "requests waiting"}, range=[0, max(1.0, float(peak.max())) * 1.08]
+    )
+    picture.update_layout(hovermode="x unified")
+    return picture
+
+
+def batch_size(result: RunResult) -> go.Figure | None:
+    """Sequences computed a step, per replica over time."""
+    sequences = pl.col("decodes") + pl.col("prefill_sequences")
+    return _per_replica(
+        result,
+        sequences,
+        title="Batch size",
+        caption="Sequences in a replica's steps, averaged over time with idle time as zero; "
+        "rows or lines that differ show an uneven router.",
+        unit="sequences",
+        most=None,
+    )
+
+
+def kv_occupancy(result: RunResult) -> go.Figure | None:
+    """Share of a replica's KV blocks that requests hold, over time."""
+    blocks = result.summary["kv"]["blocks_per_replica"]
+    if not blocks:
+        return None
+    return _per_replica(
+        result,
+        pl.col("kv_blocks_used") * (100 / blocks),
+        title="KV cache occupancy",
+        caption="Share of a replica's KV blocks held by running requests; near 100 % requests "
+        "queue for memory or are preempted.",
+        unit="%",
+        most=100.0,
+    )
+
+
+def _per_replica(
+    result: RunResult, value: pl.Expr, *, title: str, caption: str, unit: str, most: float | None
+) -> go.Figure | None:
+    assert result.segments is not None
+    if not result.segments.height:
+        return None
+    end = end_s(result)
+    bins = bins_over(end)
+    replicas, means = replica_means(result.segments, bins, {"value": value})
+    values = means["value"]
+    by_replica = values.mean(axis=1)
+    finding = f"Mean {units.significant(float(by_replica.mean()))} {unit}"
+    if len(replicas) > 1:
+        finding += (
+            f"; from {units.significant(float(by_replica.min()))} on replica "
+            f"{replicas[int(by_replica.argmin())]} to {units.significant(float(by_replica.max()))} "
+            f"on replica {replicas[int(by_replica.argmax())]}"
+        )
+    caption += f" Bins of {units.seconds(bins.width_s)}."
+    lines = len(replicas) <= MOST_LINES
+    rows = min(len(replicas), MOST_ROWS)
+    height = 320 if lines else max(320, min(560, 110 + 7 * rows))
+    picture = theme.figure(title, caption, finding + ".", height=height)
+    if lines:
+        _lines(picture, bins, end, replicas, values, unit)
+        top = most or max(1.0, float(values.max()))
+        picture.update_yaxes(title={"text": unit}, range=[0, top * 1.05])
+    else:
+        _heat(picture, bins, end, replicas, values, unit, most)
+    picture.update_xaxes(theme.time_axis(end))
+    return picture
+
+
+def _lines(
+    picture: go.Figure, bins: TimeBins, end: float, replicas: list[int], values: Floats, unit: str
+) -> None:
+    size, _ = theme.clock(end)
+    for i, replica in enumerate(replicas):
+        picture.add_scatter(
+            x=bins.centers_s / size,
+            y=values[i].astype(np.float32),
+            name=f"replica {replica}",
+            mode="lines",
+            line={"color": theme.SERIES[i], "width": 1.6},
+            fill="tozeroy" if len(replicas) == 1 else None,
+            fillcolor="rgba(11,92,173,0.10)",
+            hovertemplate=f"replica {replica}: %{{y:.3~g}} {unit}<extra></extra>",
+        )
+    picture.update_layout(hovermode="x unified", showlegend=len(replicas) > 1)
+
+
+def _heat(
+    picture: go.Figure,
+    bins: TimeBins,
+    end: float,
+    replicas: list[int],
+    values: Floats,
+    unit: str,
+    most: float | None,
+) -> None:
+    size, clock = theme.clock(end)
+    # a byte or two a cell keeps a thousand replicas within a megabyte
+    cells = np.round(values).astype(np.uint8 if most else np.uint16)
+    step = -(-len(replicas) // MOST_ROWS)
+    picture.add_heatmap(
+        x=bins.centers_s / size,
+        y=replicas[::step],
+        z=cells[::step],
+        zmin=0,
+        zmax=most or max(1, int(cells.max())),
+        colorscale=[list(stop) for stop in theme.HEAT],
+        colorbar={"thickness": 10, "outlinewidth": 0, "title": {"text": unit, "side": "right"}},
+        hovertemplate=f"replica %{{y}} at %{{x:.3~g}} {clock}: %{{z}} {unit}<extra></extra>",
+    )
+    if step > 1:
+        picture.layout.meta["caption"] += f" Every {step}th replica is drawn."  # pyright: ignore[reportIndexIssue, reportOptionalSubscript] a dict
+    picture.update_yaxes(title={"text": "replica"}, showgrid=False, autorange="reversed")
+    picture.update_xaxes(showgrid=False)

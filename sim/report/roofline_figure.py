@@ -1,0 +1,155 @@
+"""What limits the steps: arithmetic or memory."""
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+
+from sim.report import theme, units
+from sim.report.contract import Roofline, RunResult
+
+CELLS_A_DECADE = 16
+"""Points closer than this on both axes are drawn as one."""
+
+
+def step_work(segments: pl.DataFrame, roofline: Roofline) -> pl.DataFrame:
+    """FLOP, bytes, seconds and kind (prefill, mixed, decode) of each segment, all steps together.
+
+    Work is linear in contexts and attention pairs, which grow evenly, so a segment is its middle
+    step times the number of its steps. Growth of the pairs, the sum of squared chunks, is taken
+    with chunks of equal size: exact for one prefill.
+    """
+    steps = segments["steps"].to_numpy().astype(float)
+    column = {
+        name: segments[name].to_numpy().astype(float)
+        for name in (
+            "decodes",
+            "decode_context_tokens",
+            "prefill_sequences",
+            "prefill_tokens",
+            "prefill_context_tokens",
+            "prefill_pairs",
+        )
+    }
+    before_middle = (steps - 1) / 2
+    chunk = column["prefill_tokens"] / np.maximum(column["prefill_sequences"], 1)
+    flops, moved = roofline.work(
+        column["decodes"],
+        column["decode_context_tokens"] + before_middle * column["decodes"],
+        column["prefill_tokens"],
+        column["prefill_context_tokens"] + before_middle * column["prefill_tokens"],
+        column["prefill_pairs"] + before_middle * chunk * column["prefill_tokens"],
+        column["decodes"] + column["prefill_sequences"],
+    )
+    kind = (
+        pl.when(pl.col("prefill_tokens") == 0)
+        .then(pl.lit("decode"))
+        .when(pl.col("decodes") == 0)
+        .then(pl.lit("prefill"))
+        .otherwise(pl.lit("mixed"))
+    )
+    return segments.select(
+        kind=kind, steps="steps", seconds=pl.col("end_s") - pl.col("start_s")
+    ).with_columns(
+        flops=pl.Series(np.asarray(flops) * steps), bytes=pl.Series(np.asarray(moved) * steps)
+    )
+
+
+def roofline(result: RunResult) -> go.Figure | None:
+    """Steps by arithmetic intensity and achieved speed, under the device's roof."""
+    assert result.segments is not None
+    assert result.roofline is not None
+    work = step_work(result.segments, result.roofline).filter(
+        (pl.col("flops") > 0) & (pl.col("bytes") > 0) & (pl.col("seconds") > 0)
+    )
+    if not work.height:
+        return None
+    peak, bandwidth = result.roofline.peak_flops_per_s, result.roofline.memory_bytes_per_s
+    intensity, speed = pl.col("flops") / pl.col("bytes"), pl.col("flops") / pl.col("seconds")
+    memory_s = work.filter(intensity < peak / bandwidth)["seconds"].sum()
+    total_s = work["seconds"].sum()
+    by_kind = dict(work.group_by("kind").agg(pl.col("seconds").sum()).iter_rows())
+    points = (
+        work.group_by(
+            "kind",
+            (intensity.log10() * CELLS_A_DECADE).round().alias("column"),
+            (speed.log10() * CELLS_A_DECADE).round().alias("row"),
+        )
+        .agg(pl.col("flops", "bytes", "seconds", "steps").sum())
+        .sort("seconds", "column", "row", descending=True)
+        .with_columns(intensity=intensity, speed=speed)
+    )
+    picture = theme.figure(
+        "Steps on the roofline",
+        "Right: more arithmetic per byte read; up: faster; on the slanted roof a step is bound by "
+        "memory, under the flat one by arithmetic, and the distance to the roof is overhead. "
+        "A circle's area is time spent.",
+        f"{units.share(memory_s / total_s)} of step time is left of the ridge, bound by memory; "
+        + ", ".join(
+            f"{units.share(by_kind[kind] / total_s)} {kind}"
+            for kind in theme.STEPS
+            if kind in by_kind
+        )
+        + ".",
+        height=420,
+    )
+    _roof(picture, points, peak, bandwidth)
+    largest = float(points["seconds"].max())  # pyright: ignore[reportArgumentType] a column of floats
+    for kind, colour in theme.STEPS.items():
+        mine = points.filter(kind=kind)
+        if mine.height:
+            picture.add_scatter(
+                x=mine["intensity"].to_numpy(),
+                y=mine["speed"].to_numpy(),
+                name=kind,
+                mode="markers",
+                marker={
+                    "color": colour,
+                    "opacity": 0.65,
+                    "size": mine["seconds"].to_numpy(),
+                    "sizemode": "area",
+                    "sizeref": 2 * largest / 26**2,
+                    "sizemin": 2,
+                    "line": {"width": 0.5, "color": "white"},
+                },
+                text=[_tooltip(kind, row, total_s) for row in mine.iter_rows(named=True)],
+                hovertemplate="%{text}<extra></extra>",
+            )
+    return picture
+
+
+def _roof(picture: go.Figure, points: pl.DataFrame, peak: float, bandwidth: float) -> None:
+    ridge = peak / bandwidth
+    low, high = points.select(low=pl.min("intensity"), high=pl.max("intensity")).row(0)
+    low, high = min(low, ridge / 10) / 1.6, max(high, ridge * 3) * 1.6
+    picture.add_scatter(
+        x=[low, ridge, high],
+        y=[low * bandwidth, peak, peak],
+        mode="lines",
+        name=f"roof: {units.amount(bandwidth, 'B/s')}, {units.amount(peak, 'FLOP/s')}",
+        line={"color": theme.INK, "width": 2},
+        hoverinfo="skip",
+    )
+    slowest = float(points["speed"].min())  # pyright: ignore[reportArgumentType] a column of floats
+    bottom = min(slowest / 1.6, low * bandwidth)
+    log: dict[str, Any] = {"type": "log", "dtick": 1}
+    picture.update_xaxes(
+        log, title={"text": "arithmetic intensity (FLOP/byte)"}, range=list(np.log10([low, high]))
+    )
+    picture.update_yaxes(
+        log,
+        title={"text": "achieved FLOP/s"},
+        exponentformat="SI",
+        range=list(np.log10([bottom, peak * 1.6])),
+    )
+
+
+def _tooltip(kind: str, row: dict[str, Any], total_s: float) -> str:
+    return (
+        f"<b>{kind}</b>: {units.count(row['steps'])} steps, "
+        f"{units.share(row['seconds'] / total_s)} of step time<br>"
+        f"{units.significant(row['intensity'])} FLOP/byte at {units.amount(row['speed'], 'FLOP/s')}"
+        f"<br>mean step {units.seconds(row['seconds'] / row['steps'])}, "
+        f"{units.amount(row['bytes'] / row['seconds'], 'B/s')}"
+    )

@@ -1,0 +1,67 @@
+"""What each tenant got."""
+
+import polars as pl
+
+from sim.report import units
+from sim.report.fragments import Summary, table
+
+MOST_ROWS = 40
+SERVED = ("finished", "truncated")
+
+
+def by_tenant(requests: pl.DataFrame, slo: dict[str, float]) -> pl.DataFrame:
+    """One row a tenant, largest first: counts, latencies and the share that met the objectives.
+
+    A request meets them if it was served and no latency it has is above its limit; one without a
+    time per output token, because it has a single token, cannot miss that one.
+    """
+    met = pl.col("outcome").is_in(SERVED)
+    for latency, limit_s in slo.items():
+        met &= (pl.col(latency) <= limit_s).fill_null(value=True)
+    return (
+        requests.group_by(pl.col("tenant").cast(pl.String).fill_null("–"))
+        .agg(
+            pl.len().alias("requests"),
+            pl.col("outcome").is_in(SERVED).mean().alias("served"),
+            met.mean().alias("met"),
+            (pl.col("cached_tokens").sum() / pl.col("prompt_tokens").sum()).alias("hits"),
+            pl.col("output_tokens").sum(),
+            *(
+                pl.col(f"{latency}_s").quantile(level, interpolation="linear").alias(f"{latency}_{name}")
+                for latency, level, name in (
+                    ("ttft", 0.5, "p50"),
+                    ("ttft", 0.99, "p99"),
+                    ("tpot", 0.99, "p99"),
+                    ("e2e", 0.99, "p99"),
+                )
+            ),
+        )
+        .sort("requests", "tenant", descending=[True, False])
+    )
+
+
+def tenant_table(requests: pl.DataFrame, summary: Summary) -> str | None:
+    """HTML table by tenant; None if there are not several."""
+    if requests["tenant"].n_unique() < 2:
+        return None
+    slo = summary["goodput"]["slo"] if summary["goodput"] else {}
+    frame = by_tenant(requests, slo)
+    head = ["Tenant", "requests", "served", "TTFT P50", "TTFT P99", "TPOT P99", "E2E P99", "cache hits"]
+    rows = [
+        [
+            row["tenant"],
+            units.count(row["requests"]),
+            units.share(row["served"]),
+            units.seconds(row["ttft_p50"]),
+            units.seconds(row["ttft_p99"]),
+            units.seconds(row["tpot_p99"]),
+            units.seconds(row["e2e_p99"]),
+            units.share(row["hits"]),
+            *([units.share(row["met"])] if slo else []),
+        ]
+        for row in frame.head(MOST_ROWS).iter_rows(named=True)
+    ]
+    html = table([*head, *(["within SLO"] if slo else [])], rows)
+    if frame.height > MOST_ROWS:
+        html += f'<p class="finding">The {MOST_ROWS} largest of {units.count(frame.height)} tenants.</p>'
+    return html

@@ -1,0 +1,22 @@
+"""What every test runs under."""
+
+import importlib.util
+
+import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests marked `gpu` where there is no torch or no CUDA device."""
+    wanting = [item for item in items if item.get_closest_marker("gpu")]
+    if wanting and not has_gpu():
+        items[:] = [item for item in items if item not in wanting]
+        config.hook.pytest_deselected(items=wanting)
+
+
+def has_gpu() -> bool:
+    """Whether torch is installed and sees a CUDA device."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,1 @@
+"""Request traces: read, make, transform. No other kvcast package is imported here."""
