@@ -135,9 +135,7 @@ def _plain(name: str) -> str:
     return plain.removeprefix("nvidia-").removeprefix("amd-")
 
 
-def _unknown(
-    what: str, name: str, wanted: str, index: Iterable[str], known: Iterable[str]
-) -> str:
+def _unknown(what: str, name: str, wanted: str, index: Iterable[str], known: Iterable[str]) -> str:
     near = difflib.get_close_matches(wanted, list(index), n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{what} {name!r} is unknown; {hint}known: {', '.join(known)}"

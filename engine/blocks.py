@@ -100,7 +100,6 @@ class BlockManager:
         "_index",
         "_names",
         "_parts",
-        "_queued",
         "_reserved",
         "block_tokens",
         "caching",
@@ -153,7 +152,7 @@ class BlockManager:
         self.evicted: int = 0
         """Cached blocks given up since the start."""
         self.copies: int = 0
-        """Cached blocks whose content an older block holds too."""
+        """Blocks registered so far whose content another block held already."""
         self.contested: int = 0
         """Running sequences whose registration is looked up block by block."""
         self._hash_tokens: int = hash_tokens
@@ -161,8 +160,6 @@ class BlockManager:
         self._reserved: int = reserved
         self._hashless: int = usable
         """Free blocks with no content: they are taken before any cached block."""
-        self._queued: int = 0
-        """Free blocks that are cached."""
         self._index: dict[int, Piece] = {}
         self._names: list[int] = list(range(usable, 0, -1)) if named else []
         """Names of the hashless blocks; the last is taken next."""
@@ -223,10 +220,10 @@ class BlockManager:
             if piece.refs == 0:
                 hit.evictable += stop - at
             at = stop
-            if stop < end:
-                hit.copied = reach > stop
+            if reach > stop:
+                hit.copied = True
                 break
-            if piece.is_open and owner is not seq and self._agree(owner, seq, at):
+            if stop == end and piece.is_open and owner is not seq and self._agree(owner, seq, at):
                 hit.rival = owner
         hit.blocks = at
         return hit
@@ -332,13 +329,10 @@ class BlockManager:
 
     def _evict(self, blocks: int) -> None:
         self.evicted += blocks
-        self._queued -= blocks
         while blocks:
             piece = self.eviction.victim()
             size = piece.end - piece.start
             cut = size if size < blocks else blocks
-            if self.copies:
-                self._forget_copies(piece, piece.end - cut)
             piece.end -= cut
             blocks -= cut
             if cut == size:
@@ -349,27 +343,6 @@ class BlockManager:
         name = self.eviction.victim().names.pop()
         self._evict(1)
         return name
-
-    def _forget_copies(self, piece: Piece, end: int) -> None:
-        """Account for evicting [end, piece.end): where two blocks had one content, one stays."""
-        owner = piece.owner
-        assert owner is not None
-        for block in range(end, piece.end):
-            first: Piece | None
-            if block < owner.shared_blocks:
-                first = self._index.get(self._key(owner, block))
-                others = 0
-                while first is not None:
-                    if first is not piece and self._end(first) > block:
-                        others += 1
-                    first = first.later
-                if not others and block == piece.start and block > 0:
-                    before = self._match(owner, block)
-                    others = int(before.copied and self._end(before.pieces[-1]) > block)
-                if others:
-                    self.copies -= 1
-            elif any(p is not piece and p.start == block and p.end > block for p in owner.kept):
-                self.copies -= 1
 
     # ---- share
 
@@ -382,7 +355,6 @@ class BlockManager:
                     self.eviction.remove(piece)
                 else:
                     self.eviction.replace(piece, tail)
-                self._queued -= stop - piece.start
                 self.free -= stop - piece.start
             piece.refs += 1
             seq.held.append(piece)
@@ -572,10 +544,8 @@ class BlockManager:
                 self._queue(piece)
 
     def _queue(self, piece: Piece) -> None:
-        size = piece.end - piece.start
         self.eviction.push(piece)
-        self._queued += size
-        self.free += size
+        self.free += piece.end - piece.start
 
     def _free_hashless(self, seq: Sequence, blocks: int, kept: int) -> None:
         """Free what lies past the first `kept` blocks of a sequence that holds `blocks`."""
@@ -585,26 +555,3 @@ class BlockManager:
             self._names.extend(seq.table[kept:])
         else:
             self._hashless += count
-
-    # ---- for records and checks
-
-    def cached_blocks(self, running: list[Sequence]) -> int:
-        """Different contents in the prefix cache; costs a walk over the pieces in use."""
-        if not self.caching:
-            return 0
-        blocks = self._queued - self.copies
-        seen: set[int] = set()
-        for seq in running:
-            piece = seq.open
-            assert piece is not None
-            blocks += self._end(piece) - piece.start
-            bound = piece.start
-            for first in reversed(seq.held):
-                link: Piece | None = first
-                while link is not None and link.start < bound:
-                    if id(link) not in seen:
-                        seen.add(id(link))
-                        blocks += link.end - link.start
-                    link = link.right
-                bound = first.start
-        return blocks

@@ -1,4 +1,4 @@
-"""How many KV blocks fit: the one function the engine allocates by and the simulator predicts by."""
+"""How many KV blocks fit: one function, by which engine allocates and simulator predicts."""
 
 from dataclasses import dataclass
 from typing import Final

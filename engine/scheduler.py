@@ -367,8 +367,8 @@ class Scheduler:
         blocks, decodes = self.blocks, self.decodes
         if blocks.contested or (self._prefill_first and batch.prefills):
             return 1
-        if self._exhausted and (self._queue or self._heap):
-            return 1
+        if self._exhausted and (self._queue or self._heap or self._threshold):
+            return 1  # it is about to leave its blocks, its place, or another request alone
         steps = UNLIMITED
         for seq, chunk in batch.prefills:
             if chunk == 1:

@@ -34,7 +34,7 @@ scale a tensor; a 32-bit scale for fp8_token_head and int8 (vLLM's *_per_token_h
 scale and a 16-bit zero point for int4."""
 
 FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "mixtral")
-"""`model_type` values that `ModelShape.from_hf_config` reads; SmolLM's is llama, Qwen2.5's qwen2."""
+"""`model_type` values that `from_hf_config` reads; SmolLM's is llama, that of Qwen2.5 qwen2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,9 @@ class ModelShape:
         family = config.get("model_type")
         if family not in FAMILIES:
             what = config.get("architectures") or family
-            raise ConfigError(f"{name}: architecture {what} is unknown; known: {', '.join(FAMILIES)}")
+            raise ConfigError(
+                f"{name}: architecture {what} is unknown; known: {', '.join(FAMILIES)}"
+            )
 
         def whole(field: str, default: int | None = None) -> int:
             value = config.get(field)
@@ -120,11 +122,9 @@ class ModelShape:
             window = None
         moe = family in ("qwen2_moe", "qwen3_moe", "mixtral")
         sparse_every = whole("decoder_sparse_step", 1) if moe else 1
-        dense_only = set(config.get("mlp_only_layers") or ())
+        dense_only: set[int] = set(config.get("mlp_only_layers") or ())
         dense = (
-            sum(1 for i in range(layers) if i in dense_only or (i + 1) % sparse_every)
-            if moe
-            else 0
+            sum(1 for i in range(layers) if i in dense_only or (i + 1) % sparse_every) if moe else 0
         )
         inner = "intermediate_size" if family == "mixtral" else "moe_intermediate_size"
         bias = bool(config.get("attention_bias"))
@@ -170,17 +170,22 @@ class ModelShape:
         idle = self.moe_layers * (self.experts - self.experts_per_token) * self.expert_weights(1)
         return self.parameters - idle
 
-    def kv_heads_per_gpu(self, tp: int) -> int:
-        """KV heads held by each of `tp` GPUs; replicated where there are fewer heads than GPUs."""
+    def heads_per_gpu(self, tp: int) -> int:
+        """Attention (query) heads computed by each of `tp` GPUs."""
         if tp < 1 or self.heads % tp:
             raise ConfigError(f"{self.name}: {self.heads} attention heads do not divide by tp {tp}")
+        return self.heads // tp
+
+    def kv_heads_per_gpu(self, tp: int) -> int:
+        """KV heads held by each of `tp` GPUs; replicated where there are fewer heads than GPUs."""
+        self.heads_per_gpu(tp)
         if (self.kv_heads % tp) and (tp % self.kv_heads):
             raise ConfigError(f"{self.name}: {self.kv_heads} KV heads do not spread over tp {tp}")
         return max(1, self.kv_heads // tp)
 
     def attention_weights(self, tp: int = 1) -> int:
         """Weights of a layer's four attention projections."""
-        query = self.heads // tp * self.head_dim
+        query = self.heads_per_gpu(tp) * self.head_dim
         return self.hidden * 2 * (query + self.kv_heads_per_gpu(tp) * self.head_dim)
 
     def mlp_weights(self, tp: int = 1) -> int:
@@ -230,8 +235,7 @@ class ModelShape:
 
     def attention_flops_per_pair(self, tp: int = 1) -> int:
         """FLOPs of all layers' attention for one token looking at one token: QK and PV."""
-        self.kv_heads_per_gpu(tp)
-        return 4 * self.layers * (self.heads // tp) * self.head_dim
+        return 4 * self.layers * self.heads_per_gpu(tp) * self.head_dim
 
     def lm_head_flops_per_row(self, tp: int = 1) -> int:
         """FLOPs of the output head for one row of logits."""
@@ -255,7 +259,7 @@ class ModelShape:
         return self.common_weights(tp) + self.moe_layers * self.experts * self.expert_weights(tp)
 
     def _vectors(self, tp: int) -> int:
-        query = self.heads // tp * self.head_dim
+        query = self.heads_per_gpu(tp) * self.head_dim
         layer = 2 * self.hidden
         layer += 2 * self.head_dim if self.qk_norm else 0
         layer += self.hidden if self.output_bias else 0

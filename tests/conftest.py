@@ -1,6 +1,8 @@
 """What every test runs under."""
 
 import importlib.util
+import os
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +22,13 @@ def has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of recorded data (KVCAST_SHARED, default ../shared); skips where it is absent."""
+    project = Path(__file__).parent.parent
+    folder = Path(os.environ.get("KVCAST_SHARED", project.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no recorded data at {folder}; set KVCAST_SHARED")
+    return folder

@@ -15,6 +15,7 @@ from typing import Any
 
 from calibration.costs import LinearCost, duration_ps, steps_to_cover
 from engine.batch import Batch
+from engine.blocks import Piece
 from engine.config import CacheSettings, SchedulerSettings
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
@@ -93,6 +94,38 @@ def settings_of(params: Record) -> tuple[SchedulerSettings, CacheSettings]:
         block_tokens=params["block_size"], prefix_caching=not params["no_prefix_caching"]
     )
     return scheduler, cache
+
+
+def cached_contents(core: Scheduler) -> int:
+    """Different contents in the prefix cache, by a walk over every piece."""
+    blocks = core.blocks
+    if not blocks.caching:
+        return 0
+    pieces: dict[int, tuple[Piece, int]] = {}
+    ends = blocks.eviction._ends  # type: ignore[attr-defined]
+    piece = ends.after
+    while piece is not ends:
+        pieces[id(piece)] = (piece, piece.end)
+        piece = piece.after
+    for seq in core.running:
+        bound = seq.open.start
+        pieces[id(seq.open)] = (seq.open, blocks._end(seq.open))
+        for first in reversed(seq.held):
+            link = first
+            while link is not None and link.start < bound:
+                pieces[id(link)] = (link, link.end)
+                link = link.right
+            bound = first.start
+    if blocks.copies == 0:
+        return sum(end - piece.start for piece, end in pieces.values())
+    contents = set()
+    for piece, end in pieces.values():
+        for block in range(piece.start, end):
+            if block < piece.owner.shared_blocks:
+                contents.add(blocks._key(piece.owner, block))
+            else:
+                contents.add((piece.owner.number, block))
+    return len(contents)
 
 
 class Decider:
@@ -245,7 +278,7 @@ class Decider:
             if seq.first_scheduled < 0:
                 seq.first_scheduled = start
         head["evicted"] = core.blocks.evicted - evicted
-        head["cached_hashes"] = core.blocks.cached_blocks(list(core.running))
+        head["cached_hashes"] = cached_contents(core)
         head["block_ids"] = names
         self.steps.extend(records)
         return records

@@ -77,4 +77,5 @@ def _session(cell: str | tuple[str, ...]) -> int:
         return -1
     if text.isdecimal() and len(text) < 19:
         return int(text)
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    # 56 bits: as good as never the same for two names, and room to multiply (see tile)
+    return int.from_bytes(blake2b(text.encode(), digest_size=7).digest(), "big")

@@ -7,6 +7,7 @@ otherwise they are drawn: a Poisson process of `rate_per_s`, from `seed`.
 
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from traces.errors import TraceError
 from traces.request import Request
@@ -63,6 +64,14 @@ def read_lengths(reading: Reading) -> Iterator[Request]:
             request_id += 1
 
 
+def rate_needed(path: Path) -> TraceError:
+    """The error of a trace without arrivals that is opened without a rate."""
+    return TraceError(
+        f"{path}: has lengths but no arrivals; give the rate at which requests are to arrive "
+        "(rate_per_s)"
+    )
+
+
 class _Recorded:
     """Arrivals from the table."""
 
@@ -84,10 +93,7 @@ class _Poisson:
 
     def __init__(self, reading: Reading):
         if reading.rate_per_s is None:
-            raise TraceError(
-                f"{reading.path}: has lengths but no arrivals; give the rate at which requests "
-                "are to arrive (rate_per_s)"
-            )
+            raise rate_needed(reading.path)
         self._draw = random.Random(reading.seed)
         self._rate_per_s = reading.rate_per_s
         self._now_s = 0.0

@@ -25,8 +25,8 @@ from traces.settings import Settings, checked
 class Window(Settings):
     """Settings of `operations.window`."""
 
-    start_s: float = Field(0.0, ge=0)
-    end_s: float | None = Field(None, gt=0)
+    start_s: float = Field(default=0.0, ge=0)
+    end_s: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _begins_before_it_ends(self) -> Self:
@@ -39,15 +39,15 @@ class Thin(Settings):
     """Settings of `operations.thin`."""
 
     factor: float = Field(gt=0, le=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class Tile(Settings):
     """Settings of `operations.tile`."""
 
     copies: int = Field(ge=1)
-    spread_s: float = Field(60.0, ge=0)
-    seed: int = Field(0, ge=0)
+    spread_s: float = Field(default=60.0, ge=0)
+    seed: int = Field(default=0, ge=0)
     share_content: bool = False
 
 

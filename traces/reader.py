@@ -13,7 +13,13 @@ from traces.azure import read_azure
 from traces.burstgpt import COLUMNS as BURSTGPT_COLUMNS
 from traces.burstgpt import read_burstgpt
 from traces.errors import TraceError
-from traces.lengths import ARRIVAL_COLUMN, OUTPUT_COLUMNS, PROMPT_COLUMNS, read_lengths
+from traces.lengths import (
+    ARRIVAL_COLUMN,
+    OUTPUT_COLUMNS,
+    PROMPT_COLUMNS,
+    rate_needed,
+    read_lengths,
+)
 from traces.mooncake import read_mooncake
 from traces.native import REQUIRED, read_native_csv, read_parquet
 from traces.request import Request
@@ -100,9 +106,7 @@ def open_trace(
     Raises TraceError when the file is missing, unreadable or of no known format; a malformed row
     is found while iterating.
     """
-    if str(path).startswith(_SAMPLE_PREFIX):
-        return sample_trace(str(path).removeprefix(_SAMPLE_PREFIX))
-    path = Path(path)
+    path = _located(str(path))
     if rate_per_s is not None and not 0 < rate_per_s < float("inf"):
         raise TraceError(f"{path}: rate_per_s is {rate_per_s}; expected a finite number > 0")
     if hash_tokens < 1:
@@ -120,28 +124,30 @@ def open_trace(
             "expected none (operations change a trace's rate: thin, tile, compress_time)"
         )
     if rate_per_s is None and draws_arrivals:
-        raise TraceError(
-            f"{path}: has lengths but no arrivals; give the rate at which requests are to arrive "
-            "(rate_per_s)"
-        )
+        raise rate_needed(path)
     reading = Reading(path, skip_bad_rows, seed, rate_per_s, hash_tokens)
     return Trace(_name(path), format, partial(_read, format, reading), path)
 
 
 def sample_trace(name: str) -> Trace:
     """A sample trace that comes with kvcast; raises TraceError for an unknown name."""
-    folder = Path(str(files("traces").joinpath("samples")))
-    path = folder / f"{name}.parquet"
-    if name not in sample_names():
-        known = ", ".join(sample_names())
-        raise TraceError(f"{_SAMPLE_PREFIX}{name}: no such sample; there are: {known}")
-    return Trace(name, "parquet", partial(_read, "parquet", Reading(path)), path)
+    return open_trace(f"{_SAMPLE_PREFIX}{name}")
 
 
 def sample_names() -> list[str]:
     """The samples that come with kvcast."""
     samples = files("traces").joinpath("samples").iterdir()
     return sorted(entry.name[:-8] for entry in samples if entry.name.endswith(".parquet"))
+
+
+def _located(path: str) -> Path:
+    """Where a trace lies, samples inside the installed package."""
+    if not path.startswith(_SAMPLE_PREFIX):
+        return Path(path)
+    name = path.removeprefix(_SAMPLE_PREFIX)
+    if name not in sample_names():
+        raise TraceError(f"{path}: no such sample; there are: {', '.join(sample_names())}")
+    return Path(str(files("traces").joinpath("samples"))) / f"{name}.parquet"
 
 
 def _read(format: str, reading: Reading, tally: Tally) -> Iterator[Request]:

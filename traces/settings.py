@@ -19,14 +19,12 @@ class Settings(BaseModel):
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
-def load_settings(
-    model: type[AnySettings], path: str | Path, overrides: dict[str, Any] | None = None
-) -> AnySettings:
-    """The settings in a YAML file, with top-level `overrides` put over them.
+def load_settings(model: type[AnySettings], path: str | Path) -> AnySettings:
+    """The settings in a YAML file.
 
     Raises ConfigError when the file is missing, is no YAML mapping or does not fit the model.
     """
-    return checked(model, {**_mapping(Path(path)), **(overrides or {})}, str(path))
+    return checked(model, read_mapping(path), str(path))
 
 
 def checked(model: type[AnySettings], values: Any, where: str) -> AnySettings:
@@ -38,8 +36,11 @@ def checked(model: type[AnySettings], values: Any, where: str) -> AnySettings:
 
 
 def config_error(error: ValidationError, where: str) -> ConfigError:
-    """The first of pydantic's complaints as `where: setting.name: what is wrong, got value`."""
-    first = error.errors(include_url=False)[0]
+    """The gravest of pydantic's complaints: `where: setting.name: what is wrong, got value`."""
+    # A misspelt name also leaves the right one missing: say the former.
+    first, *others = sorted(
+        error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden"
+    )
     setting = ".".join(str(part) for part in first["loc"])
     begin = f"{where}: {setting}" if setting else where
     if first["type"] == "extra_forbidden":
@@ -50,13 +51,14 @@ def config_error(error: ValidationError, where: str) -> ConfigError:
         got = _shortened(first["input"])
         said = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
         message = f"{begin}: {said[:1].lower()}{said[1:]}, got {got}"
-    others = error.error_count() - 1
-    return ConfigError(f"{message} (and {others} more)" if others else message)
+    return ConfigError(f"{message} (and {len(others)} more)" if others else message)
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The mapping a YAML file holds; raises ConfigError when it holds none."""
     import yaml
 
+    path = Path(path)
     try:
         values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

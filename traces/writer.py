@@ -33,6 +33,8 @@ def write_trace(requests: Iterable[Request], path: str | Path) -> int:
         unfinished.replace(path)
     except OSError as error:
         raise TraceError(f"{path}: cannot be written: {error.strerror or error}") from None
+    except OverflowError:
+        raise TraceError(f"{path}: not written: a number does not fit 64 bits") from None
     finally:
         unfinished.unlink(missing_ok=True)
     return count
@@ -97,10 +99,13 @@ def _write_csv_gz(requests: Iterator[Request], path: Path) -> int:
 
 def _write_rows(requests: Iterator[Request], file: TextIOWrapper) -> int:
     rows = csv.writer(file, lineterminator="\n")
+    quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
     rows.writerow(COLUMNS)
     count = 0
     for request in requests:
-        rows.writerow(csv_cells(request))
+        # Python 3.11 leaves a lone carriage return unquoted, and could not read it back
+        row = quoted if "\r" in request.tenant + request.slo_class else rows
+        row.writerow(csv_cells(request))
         count += 1
     return count
 

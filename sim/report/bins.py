@@ -14,25 +14,37 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 MAX_BINS = 300
+DIGITS = 7
+"""Significant digits of what threads add up, whose last bits depend on who came first."""
 _NICE_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 86400)
 
 
 @dataclass(frozen=True)
 class TimeBins:
-    """`count` bins of `width_s` seconds from time 0 on; bin i is [i, i + 1) times the width."""
+    """Time from 0 to `end_s`; bin i is [i, i + 1) times the width, the last one cut at the end."""
 
     width_s: float
-    count: int
+    end_s: float
+
+    @property
+    def count(self) -> int:
+        """How many bins there are."""
+        return max(1, ceil(self.end_s / self.width_s - 1e-9))
 
     @property
     def edges_s(self) -> Floats:
         """Both ends of every bin: one more than there are bins."""
-        return np.arange(self.count + 1) * self.width_s
+        return np.append(np.arange(self.count) * self.width_s, self.end_s)
+
+    @property
+    def widths_s(self) -> Floats:
+        """The width of every bin: the same for all but the last."""
+        return np.diff(self.edges_s)
 
     @property
     def centers_s(self) -> Floats:
         """The middle of every bin."""
-        return (np.arange(self.count) + 0.5) * self.width_s
+        return self.edges_s[:-1] + self.widths_s / 2
 
     def index(self, time_s: str) -> pl.Expr:
         """Bin of column `time_s`; what lies past the last edge counts into the last bin."""
@@ -50,7 +62,7 @@ def bins_over(end_s: float, at_most: int = 240) -> TimeBins:
     else:
         decade = 10.0 ** np.floor(np.log10(least_s))
         width_s = float(next(m * decade for m in (1, 2, 5, 10) if m * decade >= least_s * 0.999999))
-    return TimeBins(width_s, max(1, ceil(end_s / width_s - 1e-9)))
+    return TimeBins(width_s, end_s)
 
 
 def quantiles(
@@ -83,18 +95,16 @@ def level(starts_s: Floats, ends_s: Floats, bins: TimeBins) -> tuple[Floats, Flo
     """
     edges_s = bins.edges_s
     integral = _elapsed(starts_s, edges_s) - _elapsed(ends_s, edges_s)
-    mean = np.maximum(np.diff(integral) / bins.width_s, 0.0)
+    mean = np.maximum(np.diff(integral) / bins.widths_s, 0.0)
 
-    times_s = np.concatenate([ends_s, starts_s])
-    change = np.concatenate([np.full(len(ends_s), -1.0), np.ones(len(starts_s))])
-    order = np.argsort(times_s, kind="stable")  # at a tie, ends come first: nothing overlaps
-    times_s = times_s[order]
-    level_after = np.concatenate([[0.0], np.cumsum(change[order])])
-    peak = level_after[np.searchsorted(times_s, edges_s[:-1], side="right")]
-    inside = (times_s >= 0) & (times_s < edges_s[-1])
-    where = np.minimum((times_s[inside] / bins.width_s).astype(np.int64), bins.count - 1)
-    np.maximum.at(peak, where, level_after[1:][inside])
-    return mean, peak
+    starts_s, ends_s = np.sort(starts_s), np.sort(ends_s)
+    changes_s = np.unique(np.concatenate([edges_s[:-1], starts_s, ends_s]))
+    changes_s = changes_s[(changes_s >= 0) & (changes_s < bins.end_s)]
+    after = np.searchsorted(starts_s, changes_s, "right") - np.searchsorted(
+        ends_s, changes_s, "right"
+    )
+    first_of_bin = np.searchsorted(changes_s, edges_s[:-1])
+    return mean, np.maximum.reduceat(after.astype(float), first_of_bin)
 
 
 def _elapsed(events_s: Floats, at_s: Floats) -> Floats:
@@ -132,14 +142,13 @@ def replica_means(
         .drop("first", "last")
         .explode("bin", empty_as_null=False)
         .with_columns(
-            share=(
-                pl.min_horizontal("end_s", (pl.col("bin") + 1) * bins.width_s)
+            seconds=(
+                pl.min_horizontal("end_s", (pl.col("bin") + 1) * bins.width_s, pl.lit(bins.end_s))
                 - pl.max_horizontal("start_s", pl.col("bin") * bins.width_s)
             ).clip(0)
-            / bins.width_s
         )
         .group_by("replica", "bin")
-        .agg((pl.col(name) * pl.col("share")).sum() for name in columns)
+        .agg((pl.col(name) * pl.col("seconds")).sum().round_sig_figs(DIGITS) for name in columns)
         .sort("replica", "bin")
     )
     replicas = pieces["replica"].unique().sort()
@@ -147,4 +156,5 @@ def replica_means(
     means = {name: np.zeros((len(replicas), bins.count)) for name in columns}
     for name, mean in means.items():
         mean[rows, pieces["bin"].to_numpy()] = pieces[name].to_numpy()
+        mean /= bins.widths_s
     return replicas.to_list(), means

@@ -59,3 +59,16 @@ class RunResult(Protocol):
     def roofline(self) -> Roofline | None:
         """Arithmetic of the cost model, where it has one."""
         ...
+
+
+def end_s(result: RunResult) -> float:
+    """Where time axes end: the last thing any record speaks of."""
+    ends = [float(result.summary["duration_s"] or 0.0), 1e-9]
+    for frame, columns in (
+        (result.requests, ("arrival_s", "finish_s")),
+        (result.segments, ("end_s",)),
+    ):
+        if frame is not None:
+            maxima = frame.select(pl.max(column).fill_null(0.0) for column in columns)
+            ends += maxima.row(0)
+    return max(ends)

@@ -63,6 +63,11 @@ def answer(summary: Summary) -> str:
     goodput = summary["goodput"]
     if goodput:
         text += f". {units.share(goodput['share'])} met their objectives"
+    lost = sum(summary["requests"][outcome] for outcome in ("rejected", "timed_out", "unfinished"))
+    if lost:
+        text += (
+            f". {units.count(lost)} of {units.count(summary['requests']['total'])} were not served"
+        )
     return escape(text + ".")
 
 
@@ -88,11 +93,11 @@ def cards(summary: Summary) -> str:
     for name, latency in (("P99 TTFT", "ttft_s"), ("P99 TPOT", "tpot_s")):
         value, limit = percentile(summary, latency), slo.get(latency)
         missed = value is not None and limit is not None and value > limit
-        note = (
-            f"median {units.seconds(percentile(summary, latency, 'p50'))}"
-            if limit is None
-            else f"{'over' if missed else 'within'} the SLO of {units.seconds(limit)}"
-        )
+        note = "no request got that far"
+        if value is not None and limit is None:
+            note = f"median {units.seconds(percentile(summary, latency, 'p50'))}"
+        elif value is not None and limit is not None:
+            note = f"{'misses' if missed else 'meets'} SLO {units.limit(limit)}"
         made.append(_card(name, value, _split(units.seconds(value)), note, bad=missed))
     if goodput:
         made.append(
@@ -126,8 +131,9 @@ def cards(summary: Summary) -> str:
 
 
 def _card(label: str, value: float | None, shown: str, note: str, *, bad: bool = False) -> str:
+    exact = "" if value is None else repr(float(value))
     return (
-        f'<div class="card" data-label="{label}" data-value="{"" if value is None else value!r}">'
+        f'<div class="card" data-label="{label}" data-value="{exact}">'
         f'<div class="label">{label}</div><div class="value">{shown}</div>'
         f'<div class="note{" bad" if bad else ""}">{note}</div></div>'
     )
@@ -156,10 +162,7 @@ def percentiles(summary: Summary) -> str:
     rows = [
         [
             name,
-            *(
-                units.seconds(statistics[key]) if statistics else units.ABSENT
-                for key in STATISTICS
-            ),
+            *(units.seconds(statistics[key]) if statistics else units.ABSENT for key in STATISTICS),
         ]
         for latency, name in LATENCIES.items()
         for statistics in [summary["latency"].get(latency)]
@@ -190,18 +193,24 @@ def facts(summary: Summary) -> str:
     """The numbers that are neither latencies nor outcomes."""
     throughput, cache, kv = summary["throughput"], summary["cache"], summary["kv"]
     rows = [
-        ("Requests finished", units.amount(throughput["requests_per_s"], "requests/s")),
         ("Prompt tokens", units.amount(throughput["prompt_tokens_per_s"], "tok/s")),
         ("Output tokens", units.amount(throughput["output_tokens_per_s"], "tok/s")),
-        ("Prefix cache hits",
-         f"{units.share(cache['hit_rate'])} of {units.amount(cache['prompt_tokens'])} prompt tokens"),
+        ("Prefix cache hits", f"{units.share(cache['hit_rate'])} of prompt tokens"),
         ("Cached blocks evicted", units.count(cache["evicted_blocks"])),
         ("Preemptions", units.count(summary["preemptions"])),
-        ("KV cache of a replica",
-         f"{units.count(kv['blocks_per_replica'])} blocks of {units.count(kv['block_tokens'])} tokens"),
-        ("KV occupancy",
-         f"{units.share(kv['mean_occupancy'])} mean, {units.share(kv['peak_occupancy'])} peak"),
+        (
+            "KV cache of a replica",
+            f"{units.count(kv['blocks_per_replica'])} blocks of {kv['block_tokens']} tokens",
+        ),
+        (
+            "KV occupancy",
+            f"{units.share(kv['mean_occupancy'])} mean, {units.share(kv['peak_occupancy'])} peak",
+        ),
         ("Busy", f"{units.share(summary['utilization'])} of replica time"),
-        ("Steps", f"{units.count(summary['steps'])} in {units.count(summary['segments'])} segments"),
-    ]  # fmt: skip
-    return table(["Fleet", "value"], rows)
+        (
+            "Steps",
+            f"{units.count(summary['steps'])} in {units.count(summary['segments'])} segments",
+        ),
+    ]
+    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
+    return f'<div class="panel"><dl class="facts">{items}</dl></div>'

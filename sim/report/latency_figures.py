@@ -6,7 +6,7 @@ import polars as pl
 
 from sim.report import theme, units
 from sim.report.bins import Floats, bins_over, quantiles
-from sim.report.contract import RunResult
+from sim.report.contract import RunResult, end_s
 
 NAMES = {
     "ttft_s": "Time to first token",
@@ -19,16 +19,12 @@ REQUESTS_A_BIN = 60
 """Fewer than this and a bin's P99 is its maximum."""
 
 
-def end_s(result: RunResult) -> float:
-    """Where time axes end: the last thing any record speaks of."""
-    ends = [float(result.summary["duration_s"] or 0.0)]
-    for frame, columns in (
-        (result.requests, ("arrival_s", "finish_s")),
-        (result.segments, ("end_s",)),
-    ):
-        if frame is not None and frame.height:
-            ends += [frame[column].max() or 0.0 for column in columns]  # pyright: ignore[reportArgumentType] a column of floats
-    return max(*ends, 1e-9)
+def arrivals_end_s(result: RunResult) -> float:
+    """Where axes of arrival time end: with the others, unless most of those would stay empty."""
+    assert result.requests is not None
+    end, last = end_s(result), result.requests["arrival_s"].max()
+    assert isinstance(last, float)
+    return end if last > 0.8 * end else max(last, 1e-9)
 
 
 def slo(result: RunResult, column: str) -> float | None:
@@ -50,15 +46,18 @@ def cdf(result: RunResult, column: str) -> go.Figure | None:
     if not len(values):
         return None
     limit_s = slo(result, column)
-    finding = ""
+    marks_s = np.quantile(values, LEVELS)
+    finding = (
+        f"Half are within {units.seconds(marks_s[0])}, 99 % within {units.seconds(marks_s[-1])}."
+    )
     if limit_s is not None:
         met = float(np.mean(values <= limit_s))
-        finding = f"{units.share(met)} are within the objective of {units.seconds(limit_s)}."
+        finding = f"{units.share(met)} are within the objective of {units.limit(limit_s)}."
     elif (instant := float(np.mean(values <= 0))) > 0:
         finding = f"{units.share(instant)} did not wait at all."
     picture = theme.figure(
         NAMES[column],
-        "Height: the share of requests at least this fast; the further left the curve, the better.",
+        "Height: share of requests at least this fast; further left is better.",
         finding,
         height=270,
     )
@@ -67,6 +66,7 @@ def cdf(result: RunResult, column: str) -> go.Figure | None:
     high_s = max(float(at_s[-1]), limit_s or 0.0, 1e-5) * 1.15
     low_s = max(float(positive[0]) / 1.15 if len(positive) else 0.0, high_s * 1e-5, 1e-6)
     low_s = min(low_s, high_s / 3, (limit_s or high_s) / 1.3)
+    axis = (low_s, high_s)
     picture.add_scatter(
         x=np.maximum(at_s, low_s),
         y=100 * levels,
@@ -81,7 +81,6 @@ def cdf(result: RunResult, column: str) -> go.Figure | None:
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
     )
-    marks_s = np.quantile(values, LEVELS)
     picture.add_scatter(
         x=np.maximum(marks_s, low_s),
         y=[100 * level for level in LEVELS],
@@ -92,27 +91,37 @@ def cdf(result: RunResult, column: str) -> go.Figure | None:
             for level, at in zip(LEVELS, marks_s.tolist(), strict=True)
         ],
         # the curve leaves free what is above it to the left and below it to the right
-        textposition=[_beside(at, low_s, high_s, level) for level, at in zip(LEVELS, marks_s, strict=True)],
+        textposition=[
+            _beside(at, level, axis, limit_s) for level, at in zip(LEVELS, marks_s, strict=True)
+        ],
         textfont={"size": 11},
         cliponaxis=False,
         hoverinfo="skip",
         showlegend=False,
     )
     if limit_s is not None:
-        theme.slo_line(picture, limit_s, "x", far=np.log(limit_s / low_s) > 0.6 * np.log(high_s / low_s))
-    picture.update_xaxes(theme.log_seconds(low_s, high_s))
-    picture.update_yaxes(range=[0, 112], tickvals=[0, 25, 50, 75, 100], ticksuffix=" %")
-    picture.update_layout(margin={"l": 52, "r": 20, "t": 34, "b": 36})
+        theme.slo_line(
+            picture, limit_s, "x", far=np.log(limit_s / low_s) > 0.6 * np.log(high_s / low_s)
+        )
+    picture.update_xaxes(theme.log_seconds(*axis))
+    picture.update_yaxes(
+        range=[0, 112],
+        tickvals=[0, 25, 50, 75, 100],
+        ticktext=["0 %", "25 %", "50 %", "75 %", "100 %"],
+    )
+    picture.update_layout(margin={"l": 52, "r": 20, "t": 20, "b": 36})
     return picture
 
 
-def _beside(at_s: float, low_s: float, high_s: float, level: float) -> str:
-    """Where a percentile's label stands so that it stays in the frame."""
-    place = np.log(max(at_s, low_s) / low_s) / np.log(high_s / low_s)
+def _beside(at_s: float, level: float, axis: tuple[float, float], limit_s: float | None) -> str:
+    """Where a percentile's label stands so that it stays in the frame and off the SLO line."""
+    width = np.log(axis[1] / axis[0])
+    place = np.log(max(at_s, axis[0]) / axis[0]) / width
+    line = np.log(limit_s / axis[0]) / width if limit_s else np.inf
     if level == LEVELS[-1]:
         return "top left" if place > 0.3 else "top right"
-    if place > 0.72:
-        return "middle left" if level == LEVELS[0] else "bottom left"
+    if place > 0.72 or 0 <= line - place < 0.25:
+        return "middle left"
     return "middle right" if level == LEVELS[0] else "bottom right"
 
 
@@ -122,7 +131,7 @@ def over_time(result: RunResult, column: str) -> go.Figure | None:
     frame = result.requests.select("arrival_s", column).drop_nulls()
     if not frame.height:
         return None
-    end = end_s(result)
+    end = arrivals_end_s(result)
     size, unit = theme.clock(end)
     bins = bins_over(end, at_most=min(240, max(12, frame.height // REQUESTS_A_BIN)))
     table = pl.DataFrame({"bin": np.arange(bins.count)}).join(
@@ -131,10 +140,10 @@ def over_time(result: RunResult, column: str) -> go.Figure | None:
     worst = table.select(pl.col("q2").arg_max()).item()
     picture = theme.figure(
         f"{NAMES[column]} over time",
-        f"Percentiles of the requests that arrived in each {units.seconds(bins.width_s)}; "
+        f"Percentiles of the requests that arrived in each {units.limit(bins.width_s)}; "
         "when the lines part, some requests wait far longer than most.",
-        f"P99 is worst around {bins.centers_s[worst] / size:.3g} {unit}, "
-        f"at {units.seconds(table['q2'][worst])}.",
+        f"P99 is worst, {units.seconds(table['q2'][worst])}, for arrivals around "
+        f"{bins.centers_s[worst] / size:.3g} {unit}.",
     )
     for i, (name, colour) in reversed(list(enumerate(theme.PERCENTILES.items()))):
         values = table[f"q{i}"]
@@ -159,6 +168,6 @@ def over_time(result: RunResult, column: str) -> go.Figure | None:
     )
     if limit_s is not None:
         theme.slo_line(picture, limit_s, "y")
-    picture.update_xaxes(theme.time_axis(end))
+    picture.update_xaxes(theme.time_axis(end, "time of arrival"))
     picture.update_layout(hovermode="x unified", legend={"traceorder": "reversed"})
     return picture

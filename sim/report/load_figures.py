@@ -1,13 +1,15 @@
 """What the fleet was asked for and how full it was."""
 
+from math import ceil
+
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
 from sim.report import theme, units
 from sim.report.bins import Floats, TimeBins, bins_over, level, replica_means
-from sim.report.contract import RunResult
-from sim.report.latency_figures import end_s
+from sim.report.contract import RunResult, end_s
+from sim.report.latency_figures import arrivals_end_s
 
 MOST_LINES = 6
 """Replicas drawn as lines; more become rows of a heat map."""
@@ -20,18 +22,18 @@ def outcomes(result: RunResult) -> go.Figure | None:
     frame = result.requests.select("arrival_s", "outcome")
     if not frame.height:
         return None
-    end = end_s(result)
+    end = arrivals_end_s(result)
     size, unit = theme.clock(end)
-    bins = bins_over(end, at_most=120)
+    bins = bins_over(end, at_most=min(120, max(12, frame.height // 20)))
     counts = frame.group_by(bins.index("arrival_s").alias("bin"), "outcome").len()
     totals = dict(frame.group_by("outcome").len().iter_rows())
-    arrived = np.bincount(counts["bin"], weights=counts["len"], minlength=bins.count)
-    peak = int(arrived.argmax())
+    rate = np.bincount(counts["bin"], counts["len"], minlength=bins.count) / bins.width_s
+    peak = int(rate.argmax())
     picture = theme.figure(
         "Arrivals by outcome",
-        f"Requests that arrived in each {units.seconds(bins.width_s)}, as a rate, coloured by what "
+        f"Requests that arrived in each {units.limit(bins.width_s)}, as a rate, coloured by what "
         "became of them; anything but grey-blue is a request not fully served.",
-        f"Arrivals peak at {units.amount(arrived[peak] / bins.width_s, 'requests/s')} around "
+        f"Arrivals peak at {units.amount(rate[peak], 'requests/s')} around "
         f"{bins.centers_s[peak] / size:.3g} {unit}.",
     )
     for outcome, colour in theme.OUTCOMES.items():
@@ -40,7 +42,7 @@ def outcomes(result: RunResult) -> go.Figure | None:
         mine = counts.filter(outcome=outcome)
         heights = np.bincount(mine["bin"], weights=mine["len"], minlength=bins.count)
         picture.add_bar(
-            x=bins.centers_s / size,
+            x=(np.arange(bins.count) + 0.5) * bins.width_s / size,
             y=heights / bins.width_s,
             width=bins.width_s / size,
             name=outcome.replace("_", " "),
@@ -49,10 +51,13 @@ def outcomes(result: RunResult) -> go.Figure | None:
             hovertemplate=outcome.replace("_", " ")
             + " %{y:.3~g} requests/s (%{customdata:,})<extra></extra>",
         )
-    picture.update_xaxes(theme.time_axis(end))
+    picture.update_xaxes(theme.time_axis(end, "time of arrival"))
     picture.update_yaxes(title={"text": "requests/s"}, rangemode="tozero")
     picture.update_layout(
-        barmode="stack", bargap=0, hovermode="x unified", showlegend=True,
+        barmode="stack",
+        bargap=0,
+        hovermode="x unified",
+        showlegend=True,
         legend={"traceorder": "normal"},
     )
     return picture
@@ -72,13 +77,13 @@ def queue_depth(result: RunResult) -> go.Figure | None:
     bins = bins_over(end)
     mean, peak = level(waits["arrival_s"].to_numpy(), waits["left_s"].to_numpy(), bins)
     worst = int(peak.argmax())
+    average = float(np.average(mean, weights=bins.widths_s))
     picture = theme.figure(
         "Queue depth",
         "Requests of the whole fleet that have arrived and were never scheduled yet; a queue that "
         "does not drain is demand beyond capacity.",
         f"{units.count(peak[worst])} waited at the worst moment, around "
-        f"{bins.centers_s[worst] / size:.3g} {unit}; {units.significant(float(mean.mean()))} on "
-        "average."
+        f"{bins.centers_s[worst] / size:.3g} {unit}; {units.significant(average)} on average."
         if peak[worst] > 0
         else "No request ever waited.",
     )
@@ -89,7 +94,7 @@ def queue_depth(result: RunResult) -> go.Figure | None:
         picture.add_scatter(
             x=bins.centers_s / size,
             y=values,
-            name=f"{name} of {units.seconds(bins.width_s)}",
+            name=f"{name} of {units.limit(bins.width_s)}",
             mode="lines",
             line=style,
             fill="tozeroy" if name == "peak" else None,
@@ -111,7 +116,7 @@ def batch_size(result: RunResult) -> go.Figure | None:
         result,
         sequences,
         title="Batch size",
-        caption="Sequences in a replica's steps, averaged over time with idle time as zero; "
+        caption="Sequences in a replica's steps, averaged over {width} with idle time as zero; "
         "rows or lines that differ show an uneven router.",
         unit="sequences",
         most=None,
@@ -127,8 +132,8 @@ def kv_occupancy(result: RunResult) -> go.Figure | None:
         result,
         pl.col("kv_blocks_used") * (100 / blocks),
         title="KV cache occupancy",
-        caption="Share of a replica's KV blocks held by running requests; near 100 % requests "
-        "queue for memory or are preempted.",
+        caption="Share of a replica's KV blocks held by running requests, averaged over "
+        "{width}; near 100 % requests queue for memory or are preempted.",
         unit="%",
         most=100.0,
     )
@@ -144,7 +149,7 @@ def _per_replica(
     bins = bins_over(end)
     replicas, means = replica_means(result.segments, bins, {"value": value})
     values = means["value"]
-    by_replica = values.mean(axis=1)
+    by_replica = np.average(values, axis=1, weights=bins.widths_s)
     finding = f"Mean {units.significant(float(by_replica.mean()))} {unit}"
     if len(replicas) > 1:
         finding += (
@@ -152,7 +157,9 @@ def _per_replica(
             f"{replicas[int(by_replica.argmin())]} to {units.significant(float(by_replica.max()))} "
             f"on replica {replicas[int(by_replica.argmax())]}"
         )
-    caption += f" Bins of {units.seconds(bins.width_s)}."
+    caption = caption.replace("{width}", units.limit(bins.width_s))
+    if len(replicas) > MOST_ROWS:
+        caption += f" One replica in {ceil(len(replicas) / MOST_ROWS)} is drawn."
     lines = len(replicas) <= MOST_LINES
     rows = min(len(replicas), MOST_ROWS)
     height = 320 if lines else max(320, min(560, 110 + 7 * rows))
@@ -183,6 +190,8 @@ def _lines(
             hovertemplate=f"replica {replica}: %{{y:.3~g}} {unit}<extra></extra>",
         )
     picture.update_layout(hovermode="x unified", showlegend=len(replicas) > 1)
+    if len(replicas) == 1:
+        picture.update_layout(margin={"t": 20})
 
 
 def _heat(
@@ -197,7 +206,7 @@ def _heat(
     size, clock = theme.clock(end)
     # a byte or two a cell keeps a thousand replicas within a megabyte
     cells = np.round(values).astype(np.uint8 if most else np.uint16)
-    step = -(-len(replicas) // MOST_ROWS)
+    step = ceil(len(replicas) / MOST_ROWS)
     picture.add_heatmap(
         x=bins.centers_s / size,
         y=replicas[::step],
@@ -208,7 +217,6 @@ def _heat(
         colorbar={"thickness": 10, "outlinewidth": 0, "title": {"text": unit, "side": "right"}},
         hovertemplate=f"replica %{{y}} at %{{x:.3~g}} {clock}: %{{z}} {unit}<extra></extra>",
     )
-    if step > 1:
-        picture.layout.meta["caption"] += f" Every {step}th replica is drawn."  # pyright: ignore[reportIndexIssue, reportOptionalSubscript] a dict
+    picture.update_layout(margin={"t": 24})
     picture.update_yaxes(title={"text": "replica"}, showgrid=False, autorange="reversed")
     picture.update_xaxes(showgrid=False)

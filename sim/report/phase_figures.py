@@ -1,15 +1,16 @@
 """Where a request's time goes: waiting, reading the prompt, writing the answer."""
 
-import numpy as np
+from itertools import pairwise
+
 import plotly.graph_objects as go
 import polars as pl
 
 from sim.report import theme, units
-from sim.report.bins import bins_over
+from sim.report.bins import DIGITS, bins_over
 from sim.report.contract import RunResult
-from sim.report.latency_figures import REQUESTS_A_BIN, end_s
+from sim.report.latency_figures import REQUESTS_A_BIN, arrivals_end_s
 
-GROUPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+GROUPS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
 def phases(requests: pl.DataFrame) -> pl.DataFrame:
@@ -32,21 +33,20 @@ def phases_over_time(result: RunResult) -> go.Figure | None:
     frame = phases(result.requests)
     if not frame.height:
         return None
-    end = end_s(result)
+    end = arrivals_end_s(result)
     size, _ = theme.clock(end)
     bins = bins_over(end, at_most=min(240, max(12, frame.height // REQUESTS_A_BIN)))
-    means = pl.DataFrame({"bin": np.arange(bins.count)}).join(
-        frame.group_by(bins.index("arrival_s").alias("bin")).agg(
-            pl.col(list(theme.PHASES)).mean()
-        ),
-        on="bin",
-        how="left",
+    means = (
+        frame.group_by(bins.index("arrival_s").alias("bin"))
+        .agg(pl.col(list(theme.PHASES)).mean().round_sig_figs(DIGITS))
+        .sort("bin")
     )
+    centers = bins.centers_s[means["bin"].to_numpy()] / size
     total = frame.select(pl.col(list(theme.PHASES)).mean()).row(0, named=True)
     whole = sum(total.values()) or 1.0
     picture = theme.figure(
-        "Where the time goes, over time",
-        f"Mean of the requests that arrived in each {units.seconds(bins.width_s)}: the top edge is "
+        "Time by phase, over the run",
+        f"Mean of the requests that arrived in each {units.limit(bins.width_s)}: the top edge is "
         "their mean end-to-end latency, each colour the part spent in that phase.",
         f"The mean request takes {units.seconds(whole)}: "
         + ", ".join(f"{units.share(total[phase] / whole)} {phase}" for phase in theme.PHASES)
@@ -54,8 +54,8 @@ def phases_over_time(result: RunResult) -> go.Figure | None:
     )
     for phase, colour in theme.PHASES.items():
         picture.add_scatter(
-            x=bins.centers_s / size,
-            y=means[phase].fill_null(0.0).to_numpy(),
+            x=centers,
+            y=means[phase].to_numpy(),
             name=phase,
             mode="lines",
             stackgroup="phases",
@@ -66,7 +66,7 @@ def phases_over_time(result: RunResult) -> go.Figure | None:
         )
     top = means.select(pl.sum_horizontal(list(theme.PHASES)).max()).item()
     picture.update_yaxes(theme.linear_seconds(top * 1.08))
-    picture.update_xaxes(theme.time_axis(end))
+    picture.update_xaxes(theme.time_axis(end, "time of arrival"))
     picture.update_layout(hovermode="x unified", legend={"traceorder": "normal"})
     return picture
 
@@ -78,16 +78,19 @@ def phases_by_percentile(result: RunResult) -> go.Figure | None:
     if not frame.height:
         return None
     rows: list[dict[str, float | str]] = []
-    for low, high in zip(GROUPS, GROUPS[1:], strict=False):
+    for low, high in pairwise(GROUPS):
         first, last = round(low * frame.height), round(high * frame.height)
         if last > first:
-            means = frame[first:last].select(pl.col(list(theme.PHASES)).mean()).row(0, named=True)
+            group = frame[first:last].select(
+                pl.col(list(theme.PHASES)).mean().round_sig_figs(DIGITS)
+            )
+            means = group.row(0, named=True)
             rows.append({"group": _name(low, high), **means})
     tail = rows[-1]
     whole = sum(float(tail[phase]) for phase in theme.PHASES) or 1.0
     most = max(theme.PHASES, key=lambda phase: float(tail[phase]))
     picture = theme.figure(
-        "Where the time goes, fast requests to slow ones",
+        "Time by phase, from fast requests to slow ones",
         "Requests sorted by end-to-end latency; each bar is the mean of its group, so the colour "
         "that grows to the right is what makes slow requests slow.",
         f"The slowest group spends {units.share(float(tail[most]) / whole)} of "
@@ -106,7 +109,10 @@ def phases_by_percentile(result: RunResult) -> go.Figure | None:
     top = max(sum(float(row[phase]) for phase in theme.PHASES) for row in rows)
     picture.update_yaxes(theme.linear_seconds(top * 1.08))
     picture.update_xaxes(
-        title={"text": "percentile of end-to-end latency"}, type="category", showgrid=False
+        title={"text": "percentile of end-to-end latency"},
+        type="category",
+        showgrid=False,
+        tickangle=0,
     )
     picture.update_layout(
         barmode="stack", bargap=0.12, hovermode="x unified", legend={"traceorder": "normal"}
@@ -115,4 +121,5 @@ def phases_by_percentile(result: RunResult) -> go.Figure | None:
 
 
 def _name(low: float, high: float) -> str:
-    return f"P{100 * low:.0f}+" if high == 1 else f"P{100 * low:.0f}–{100 * high:.0f}"
+    low, high = round(100 * low), round(100 * high)
+    return f"{low}+" if high == 100 else f"{low}–{high}"  # noqa: RUF001 a range has an en dash

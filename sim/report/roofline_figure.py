@@ -1,5 +1,6 @@
 """What limits the steps: arithmetic or memory."""
 
+from math import ceil, floor, log10
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from sim.report import theme, units
+from sim.report.bins import DIGITS
 from sim.report.contract import Roofline, RunResult
 
 CELLS_A_DECADE = 16
@@ -67,8 +69,8 @@ def roofline(result: RunResult) -> go.Figure | None:
         return None
     peak, bandwidth = result.roofline.peak_flops_per_s, result.roofline.memory_bytes_per_s
     intensity, speed = pl.col("flops") / pl.col("bytes"), pl.col("flops") / pl.col("seconds")
-    memory_s = work.filter(intensity < peak / bandwidth)["seconds"].sum()
-    total_s = work["seconds"].sum()
+    memory_s = float(work.filter(intensity < peak / bandwidth)["seconds"].sum())
+    total_s = float(work["seconds"].sum())
     by_kind = dict(work.group_by("kind").agg(pl.col("seconds").sum()).iter_rows())
     points = (
         work.group_by(
@@ -76,7 +78,7 @@ def roofline(result: RunResult) -> go.Figure | None:
             (intensity.log10() * CELLS_A_DECADE).round().alias("column"),
             (speed.log10() * CELLS_A_DECADE).round().alias("row"),
         )
-        .agg(pl.col("flops", "bytes", "seconds", "steps").sum())
+        .agg(pl.col("flops", "bytes", "seconds").sum().round_sig_figs(DIGITS), pl.sum("steps"))
         .sort("seconds", "column", "row", descending=True)
         .with_columns(intensity=intensity, speed=speed)
     )
@@ -95,6 +97,7 @@ def roofline(result: RunResult) -> go.Figure | None:
         height=420,
     )
     _roof(picture, points, peak, bandwidth)
+    picture.update_layout(legend={"itemsizing": "constant"})
     largest = float(points["seconds"].max())  # pyright: ignore[reportArgumentType] a column of floats
     for kind, colour in theme.STEPS.items():
         mine = points.filter(kind=kind)
@@ -131,17 +134,21 @@ def _roof(picture: go.Figure, points: pl.DataFrame, peak: float, bandwidth: floa
         line={"color": theme.INK, "width": 2},
         hoverinfo="skip",
     )
-    slowest = float(points["speed"].min())  # pyright: ignore[reportArgumentType] a column of floats
-    bottom = min(slowest / 1.6, low * bandwidth)
-    log: dict[str, Any] = {"type": "log", "dtick": 1}
+    slowest, fastest = points.select(low=pl.min("speed"), high=pl.max("speed")).row(0)
+    bottom, top = min(slowest, low * bandwidth) / 1.6, max(fastest, peak) * 1.6
+    powers = [10.0**power for power in range(ceil(log10(bottom)), floor(log10(top)) + 1)]
     picture.update_xaxes(
-        log, title={"text": "arithmetic intensity (FLOP/byte)"}, range=list(np.log10([low, high]))
+        type="log",
+        dtick=1,
+        title={"text": "arithmetic intensity (FLOP/byte)"},
+        range=[log10(low), log10(high)],
     )
     picture.update_yaxes(
-        log,
+        type="log",
         title={"text": "achieved FLOP/s"},
-        exponentformat="SI",
-        range=list(np.log10([bottom, peak * 1.6])),
+        range=[log10(bottom), log10(top)],
+        tickvals=powers,
+        ticktext=[units.power_of_ten(power) for power in powers],
     )
 
 

@@ -19,7 +19,7 @@ def by_tenant(requests: pl.DataFrame, slo: dict[str, float]) -> pl.DataFrame:
     for latency, limit_s in slo.items():
         met &= (pl.col(latency) <= limit_s).fill_null(value=True)
     return (
-        requests.group_by(pl.col("tenant").cast(pl.String).fill_null("–"))
+        requests.group_by(pl.col("tenant").cast(pl.String).fill_null(units.ABSENT))
         .agg(
             pl.len().alias("requests"),
             pl.col("outcome").is_in(SERVED).mean().alias("served"),
@@ -27,7 +27,9 @@ def by_tenant(requests: pl.DataFrame, slo: dict[str, float]) -> pl.DataFrame:
             (pl.col("cached_tokens").sum() / pl.col("prompt_tokens").sum()).alias("hits"),
             pl.col("output_tokens").sum(),
             *(
-                pl.col(f"{latency}_s").quantile(level, interpolation="linear").alias(f"{latency}_{name}")
+                pl.col(f"{latency}_s")
+                .quantile(level, interpolation="linear")
+                .alias(f"{latency}_{name}")
                 for latency, level, name in (
                     ("ttft", 0.5, "p50"),
                     ("ttft", 0.99, "p99"),
@@ -46,7 +48,16 @@ def tenant_table(requests: pl.DataFrame, summary: Summary) -> str | None:
         return None
     slo = summary["goodput"]["slo"] if summary["goodput"] else {}
     frame = by_tenant(requests, slo)
-    head = ["Tenant", "requests", "served", "TTFT P50", "TTFT P99", "TPOT P99", "E2E P99", "cache hits"]
+    head = [
+        "Tenant",
+        "requests",
+        "served",
+        "TTFT P50",
+        "TTFT P99",
+        "TPOT P99",
+        "E2E P99",
+        "cache hits",
+    ]
     rows = [
         [
             row["tenant"],
@@ -63,5 +74,6 @@ def tenant_table(requests: pl.DataFrame, summary: Summary) -> str | None:
     ]
     html = table([*head, *(["within SLO"] if slo else [])], rows)
     if frame.height > MOST_ROWS:
-        html += f'<p class="finding">The {MOST_ROWS} largest of {units.count(frame.height)} tenants.</p>'
+        of = units.count(frame.height)
+        html += f'<p class="finding">The {MOST_ROWS} largest of {of} tenants.</p>'
     return html

@@ -87,10 +87,19 @@ def figure(title: str, caption: str, finding: str = "", height: int = 320) -> go
 
 
 def log_seconds(low_s: float, high_s: float) -> dict[str, Any]:
-    """A logarithmic axis of durations, labelled 1 ms, 10 ms, 1 s; finer where the range is short."""
+    """A logarithmic axis of durations, labelled 1 ms, 10 ms, 1 s; finer if the range is short."""
     low, high = log10(low_s), log10(max(high_s, low_s * 1.0001))
     decades = high - low
-    steps = (1,) if decades > 2.2 else (1, 2, 5) if decades > 0.9 else (1, 1.5, 2, 3, 4, 5, 7)
+    steps = next(
+        steps
+        for least, steps in (
+            (2.2, (1,)),
+            (1.4, (1, 3)),
+            (0.7, (1, 2, 5)),
+            (0.0, (1, 1.5, 2, 3, 4, 5, 7)),
+        )
+        if decades > least
+    )
     values = [
         step * 10.0**decade
         for decade in range(floor(low), ceil(high) + 1)
@@ -101,15 +110,8 @@ def log_seconds(low_s: float, high_s: float) -> dict[str, Any]:
         "type": "log",
         "range": [low, high],
         "tickvals": values,
-        "ticktext": [_tick(value) for value in values],
+        "ticktext": [units.limit(value) for value in values],
     }
-
-
-def _tick(value_s: float) -> str:
-    for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if value_s >= 0.999 * size or unit == "µs":
-            return f"{round(value_s / size, 6):,g} {unit}"
-    raise AssertionError
 
 
 def clock(end_s: float) -> tuple[float, str]:
@@ -119,18 +121,31 @@ def clock(end_s: float) -> tuple[float, str]:
     return (60.0, "min") if end_s <= 4 * 3600 else (3600.0, "h")
 
 
-def time_axis(end_s: float) -> dict[str, Any]:
-    """A linear axis of simulated time from 0 to `end_s`, in the unit of `clock`."""
+def time_axis(end_s: float, what: str = "simulated time") -> dict[str, Any]:
+    """A linear axis of time from 0 to `end_s`, in the unit of `clock`."""
     size, unit = clock(end_s)
-    return {"title": {"text": f"simulated time ({unit})"}, "range": [0, end_s / size]}
+    return {
+        "title": {"text": f"{what} ({unit})"},
+        "range": [0, end_s / size],
+        "unifiedhovertitle": {"text": f"around %{{x:.4~g}} {unit}"},
+    }
 
 
 def linear_seconds(high_s: float) -> dict[str, Any]:
     """An axis of durations from 0, labelled 200 ms, 1.5 s."""
     high_s = high_s or 1e-3
-    # SI prefixes below a second; nobody says kiloseconds
-    style = {"tickformat": "~s", "ticksuffix": "s"} if high_s < 900 else {"ticksuffix": " s"}
-    return {"range": [0, high_s], "separatethousands": True, **style}
+    size, unit = next(
+        ((size, unit) for size, unit in ((1.0, "s"), (1e-3, "ms")) if high_s >= size), (1e-6, "µs")
+    )
+    least = high_s / size / 5
+    decade = 10.0 ** floor(log10(least))
+    step = next(m * decade for m in (1, 2, 5, 10) if m * decade >= least * 0.999999)
+    marks = [step * i for i in range(floor(high_s / size / step) + 1)]
+    return {
+        "range": [0, high_s],
+        "tickvals": [mark * size for mark in marks],
+        "ticktext": [f"{round(mark, 9):,g} {unit}" for mark in marks],
+    }
 
 
 def slo_line(picture: go.Figure, limit_s: float, along: str, *, far: bool = False) -> None:
@@ -144,7 +159,7 @@ def slo_line(picture: go.Figure, limit_s: float, along: str, *, far: bool = Fals
     """
     line = {"color": ALARM, "width": 1.5, "dash": "dash"}
     label: dict[str, Any] = {
-        "text": f"SLO {units.seconds(limit_s)}",
+        "text": f"SLO {units.limit(limit_s)}",
         "font": {"color": ALARM, "size": 11},
     }
     if along == "x":

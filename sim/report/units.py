@@ -2,7 +2,7 @@
 
 from math import isfinite
 
-ABSENT = "–"
+ABSENT = "–"  # noqa: RUF001 an en dash, as in print
 """What stands for a number that does not exist, such as the P99 of nothing."""
 
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
@@ -32,6 +32,16 @@ def seconds(value: float | None) -> str:
     return "0 s" if value == 0 else f"{significant(value / 1e-6)} µs"
 
 
+def limit(value: float) -> str:
+    """A duration that somebody chose, without digits they did not give: 1 s, 30 ms, 2.5 min."""
+    if value >= 120:
+        return f"{value / 3600:g} h" if value >= 7200 else f"{value / 60:g} min"
+    for size, unit in _SECONDS:
+        if value >= 0.9995 * size:
+            return f"{round(value / size, 6):g} {unit}"
+    return f"{round(value / 1e-6, 6):g} µs"
+
+
 def share(value: float | None) -> str:
     """A fraction as a percentage: 0.983 is 98.3 %. Rounds to 0 or 100 % only what is."""
     if value is None or not isfinite(value):
@@ -57,3 +67,9 @@ def amount(value: float | None, unit: str = "") -> str:
             if value >= 0.9995 * size:
                 return f"{significant(value / size)} {prefix}{unit}".rstrip()
     return f"{significant(value)} {unit}".rstrip()
+
+
+def power_of_ten(value: float) -> str:
+    """A mark of a logarithmic axis: 100 G, 1 T, 10 T."""
+    size, prefix = next(((size, p) for size, p in _LARGE if value >= 0.9995 * size), (1.0, ""))
+    return f"{round(value / size, 9):g} {prefix}".rstrip()

@@ -189,6 +189,10 @@ def _segments(requests: pl.DataFrame) -> pl.DataFrame:
             np.sort(mine[column].to_numpy())
             for column in ("arrival_s", "scheduled_s", "first_token_s", "finish_s")
         )
+        # steps begin together: events take effect at the next multiple of a step
+        arrival, scheduled, first, finish = (
+            np.ceil(times / STEP_S) * STEP_S for times in (arrival, scheduled, first, finish)
+        )
         edges = np.unique(np.concatenate([scheduled, first, finish]))
         start, end = edges[:-1], edges[1:]
 
@@ -198,8 +202,12 @@ def _segments(requests: pl.DataFrame) -> pl.DataFrame:
         decodes = before(first) - before(finish)
         prefills = before(scheduled) - before(first)
         running = decodes + prefills
-        steps = np.maximum(1, np.round((end - start) / STEP_S)).astype(int)
-        chunk = np.minimum(prefills * 700, 2048)
+        chunk = np.minimum(prefills * 350, 900)
+        flops, moved = ToyRoofline().work(
+            decodes, decodes * 1_250, chunk, chunk * 2, chunk * chunk, running
+        )
+        step_s = 0.002 + np.maximum(flops / 0.65 / 989e12, moved / 0.85 / 4.8e12)
+        steps = np.maximum(1, (end - start) / step_s).astype(int)
         blocks = np.minimum(running * 1_300 // BLOCK_TOKENS + 40, BLOCKS)
         frames.append(
             pl.DataFrame(
@@ -247,7 +255,9 @@ def _summary(
     counts = dict(requests.group_by("outcome").len().iter_rows())
     served = requests.filter(pl.col("outcome").is_in(["finished", "truncated"]))
     duration = float(requests["finish_s"].max() or requests["arrival_s"].max())
-    met = served.filter(pl.all_horizontal(pl.lit(value=True), *(pl.col(k) <= v for k, v in slo.items())))
+    met = served.filter(
+        pl.all_horizontal(pl.lit(value=True), *(pl.col(k) <= v for k, v in slo.items()))
+    )
     latency = {
         column: _statistics(served[column]) for column in ("ttft_s", "tpot_s", "e2e_s", "queue_s")
     }

@@ -1,0 +1,257 @@
+"""Profiles: which cost model and which capacity a replica has, and where its numbers are from."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from calibration.costs import PICOSECONDS, CostModel, LinearCost
+from calibration.hardware import Gpu, gpu, model
+from calibration.kernels import Efficiencies, HostCosts
+from calibration.roofline import roofline_cost
+from engine.capacity import Capacity, kv_capacity
+from engine.shapes import KV_DTYPES, WEIGHT_DTYPES, ModelShape
+from traces.errors import ConfigError
+
+SPEC: Final = "analytic:<gpu>/<model>[/tp<N>][/w-<dtype>][/kv-<dtype>]"
+"""Names a profile that no file holds, such as analytic:h200/llama-3.1-8b/tp2/kv-fp8; the model may
+be a Hugging Face name or a path."""
+
+OPTION: Final = re.compile(r"tp(?P<tp>[1-9]\d*)|w-(?P<weight>\w+)|kv-(?P<kv>\w+)")
+
+
+class RooflineSettings(BaseModel):
+    """Cost from the data sheet: calibration.roofline."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["roofline"] = "roofline"
+    efficiencies: Efficiencies = Efficiencies()
+    host: HostCosts = HostCosts()
+
+
+class LinearSettings(BaseModel):
+    """Cost linear in what a step computes and reads: calibration.costs.LinearCost, in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["linear"]
+    step_s: float = Field(ge=0)
+    prefill_token_s: float = Field(ge=0)
+    decode_s: float = Field(ge=0)
+    context_token_s: float = Field(ge=0)
+
+
+class Validity(BaseModel):
+    """Largest features that the numbers were fitted on; none: no such limit is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_sequences: int | None = Field(default=None, ge=1)
+    max_context_tokens: int | None = Field(default=None, ge=1)
+
+
+class Profile(BaseModel):
+    """A calibrated (or, until then, analytic) replica: a model on GPUs, its cost and capacity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    measured: bool
+    """Whether the numbers were fitted to measurements of this model on this GPU."""
+    provenance: str = Field(min_length=1)
+    """Where the numbers are from, in words."""
+    model: str
+    gpu: str
+    tp: int = Field(default=1, ge=1)
+    weight_dtype: str = "bf16"
+    kv_dtype: str = "bf16"
+    cost: RooflineSettings | LinearSettings = Field(
+        default=RooflineSettings(), discriminator="kind"
+    )
+    validity: Validity = Validity()
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for what, value, known in (
+            ("weight_dtype", self.weight_dtype, WEIGHT_DTYPES),
+            ("kv_dtype", self.kv_dtype, KV_DTYPES),
+        ):
+            if value not in known:
+                raise ValueError(f"{what}: {value!r} is unknown; known: {', '.join(known)}")
+        return self
+
+    @property
+    def shape(self) -> ModelShape:
+        """The model's shape."""
+        return model(self.model)
+
+    @property
+    def device(self) -> Gpu:
+        """The GPU's data sheet."""
+        return gpu(self.gpu)
+
+    @property
+    def warning(self) -> str:
+        """One line to print before results of this profile; empty for a measured one."""
+        if self.measured:
+            return ""
+        return (
+            f"profile {self.name}: NOT MEASURED: step times follow from data sheets and assumed"
+            " efficiencies; treat absolute times as estimates"
+        )
+
+    def beyond(self, *, tokens: int = 0, sequences: int = 0, context_tokens: int = 0) -> str:
+        """What of a step or run lies outside the fitted range, in one line; empty if nothing."""
+        limits = self.validity
+        for what, asked, limit in (
+            ("tokens in a step", tokens, limits.max_tokens),
+            ("sequences in a step", sequences, limits.max_sequences),
+            ("tokens of context", context_tokens, limits.max_context_tokens),
+        ):
+            if limit is not None and asked > limit:
+                return (
+                    f"profile {self.name}: no measurement beyond {limit} {what}; asked for {asked}"
+                )
+        return ""
+
+    def require_model(self, name: str) -> None:
+        """Check that a run of the model `name` may use this profile.
+
+        Raises:
+            ConfigError: when the profile is of another model.
+        """
+        if model(name) != self.shape:
+            raise ConfigError(f"profile {self.name}: is of model {self.model}; asked for {name}")
+
+    def cost_model(self) -> CostModel:
+        """The cost model that the profile states.
+
+        Raises:
+            ConfigError: for an unknown GPU or model, or a model that `tp` does not split.
+        """
+        if isinstance(self.cost, LinearSettings):
+            return LinearCost(
+                step_ps=round(self.cost.step_s * PICOSECONDS),
+                prefill_token_ps=round(self.cost.prefill_token_s * PICOSECONDS),
+                decode_ps=round(self.cost.decode_s * PICOSECONDS),
+                context_token_ps=round(self.cost.context_token_s * PICOSECONDS),
+            )
+        return roofline_cost(
+            self.shape,
+            self.device,
+            self.tp,
+            self.weight_dtype,
+            self.kv_dtype,
+            self.cost.efficiencies,
+            self.cost.host,
+        )
+
+    def capacity(
+        self,
+        *,
+        block_tokens: int = 16,
+        memory_share: float = 0.9,
+        max_batched_tokens: int = 2048,
+        max_sequences: int = 256,
+        graph_bytes: int = 0,
+    ) -> Capacity:
+        """KV blocks on each GPU; arguments and errors as engine.capacity.kv_capacity."""
+        return kv_capacity(
+            self.shape,
+            self.device.memory_bytes,
+            tp=self.tp,
+            weight_dtype=self.weight_dtype,
+            kv_dtype=self.kv_dtype,
+            block_tokens=block_tokens,
+            memory_share=memory_share,
+            max_batched_tokens=max_batched_tokens,
+            max_sequences=max_sequences,
+            graph_bytes=graph_bytes,
+        )
+
+
+def shipped_profiles() -> tuple[str, ...]:
+    """Names of the profiles that come with the package."""
+    folder = files("calibration") / "profiles"
+    names = (entry.name for entry in folder.iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """Load a profile: a shipped one by name, a YAML file by path, or an analytic one by SPEC.
+
+    GPU, model and their fit are checked here, so that no later step fails on them.
+
+    Raises:
+        ConfigError: naming the profile or file, the field and the value.
+    """
+    name = str(name_or_path)
+    if name.startswith("analytic:"):
+        profile = _analytic(name)
+    elif isinstance(name_or_path, str) and name.lower() in shipped_profiles():
+        resource = files("calibration") / "profiles" / f"{name.lower()}.yaml"
+        profile = _parse(resource.read_text(encoding="utf-8"), name)
+    elif Path(name_or_path).is_file():
+        profile = _parse(Path(name_or_path).read_text(encoding="utf-8"), name)
+    else:
+        shipped = ", ".join(shipped_profiles())
+        raise ConfigError(
+            f"profile {name!r} is neither a file nor shipped; shipped: {shipped}; or {SPEC}"
+        )
+    try:
+        profile.device.peak_flops_per_s(profile.weight_dtype)
+        profile.shape.kv_bytes_per_token(profile.kv_dtype, profile.tp)
+    except ConfigError as error:
+        raise ConfigError(f"profile {name}: {error}") from error
+    return profile
+
+
+def _analytic(spec: str) -> Profile:
+    gpu_name, *parts = spec.removeprefix("analytic:").split("/")
+    options: dict[str, Any] = {}
+    while parts and (match := OPTION.fullmatch(parts[-1])):
+        options |= {key: text for key, text in match.groupdict().items() if text}
+        parts.pop()
+    if not gpu_name or not parts:
+        raise ConfigError(f"profile {spec}: expected {SPEC}")
+    try:
+        return Profile(
+            name=spec,
+            measured=False,
+            provenance="data sheets and config.json, with default efficiencies",
+            gpu=gpu_name,
+            model="/".join(parts),
+            tp=int(options.get("tp", 1)),
+            weight_dtype=options.get("weight", "bf16"),
+            kv_dtype=options.get("kv", "bf16"),
+        )
+    except ValidationError as error:
+        raise ConfigError(_first_error(spec, error)) from error
+
+
+def _parse(text: str, where: str) -> Profile:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: expected a mapping, got {type(content).__name__}")
+    try:
+        return Profile.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_first_error(where, error)) from error
+
+
+def _first_error(where: str, error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(step) for step in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    value = first["input"]
+    got = "" if isinstance(value, dict) or first["type"] == "value_error" else f", got {value!r}"
+    return f"{where}: {place + ': ' if place else ''}{message}{got}"
