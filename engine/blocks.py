@@ -433,9 +433,16 @@ class BlockManager:
             self.contested += 1
 
     def register(self, seq: Sequence, tokens: int) -> None:
-        """Register the blocks of a contested sequence up to `tokens`, one by one."""
+        """Register the blocks of a contested sequence up to `tokens`, one by one.
+
+        Once all that others may have is registered, it is contested no more: from the next step
+        on, when its progress tells what is registered of it.
+        """
         piece = seq.open
         assert piece is not None
+        if piece.end >= seq.contested_until:
+            self._settle(seq)
+            return
         for block in range(piece.end, tokens // self.block_tokens):
             if self._is_registered(seq, block):
                 piece = self._register_copy(seq, piece, block)
@@ -444,9 +451,10 @@ class BlockManager:
                 if block == piece.start and piece.indexed:
                     self._drop(piece)
                     self._insert(piece, piece.key, oldest=True)
-        if piece.end >= seq.contested_until:
-            seq.contested_until = 0
-            self.contested -= 1
+
+    def _settle(self, seq: Sequence) -> None:
+        seq.contested_until = 0
+        self.contested -= 1
 
     def _is_registered(self, seq: Sequence, block: int) -> bool:
         if block < seq.shared_blocks:
@@ -498,15 +506,13 @@ class BlockManager:
             self._free_hashless(seq, blocks, 0)
             seq.table = []
             return
+        end = max(piece.start, registered // self.block_tokens)
         if seq.contested_until:
             self.register(seq, registered)
-            piece = seq.open
-            end = piece.end
             if seq.contested_until:
-                seq.contested_until = 0
-                self.contested -= 1
-        else:
-            end = max(piece.start, registered // self.block_tokens)
+                piece = seq.open
+                end = piece.end
+                self._settle(seq)
         self._free_hashless(seq, blocks, end)
         seq.open = None
         if end > piece.start:

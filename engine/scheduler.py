@@ -442,8 +442,11 @@ class Scheduler:
 
     def output(self, batch: Batch) -> list[Sequence]:
         """Take what the advanced batch's last step produced; returns the finished, in order."""
-        exhausted = batch.exhausted
-        for seq in exhausted:
+        finished: list[Sequence] = []
+        for seq in batch.exhausted:
+            if seq.status == FINISHED:  # aborted meanwhile
+                continue
+            seq.generated = seq.output_limit
             if seq.status == RUNNING:
                 seq.status = FINISHED
                 del self.running[seq]
@@ -452,11 +455,11 @@ class Scheduler:
                     seq.ahead = 0
                     self._ahead -= 1
                 self.blocks.release(seq, seq.base, seq.base)
-            elif seq.status == WAITING:  # preempted with its last token in flight
+            else:  # preempted with its last token in flight
                 self._unqueue(seq)
                 seq.status = FINISHED
-            seq.generated = seq.output_limit
-        return exhausted
+            finished.append(seq)
+        return finished
 
     # ---- preemption
 

@@ -13,7 +13,7 @@ class Request(NamedTuple):
     are unlike any other request's. Without hashes a request shares nothing.
 
     A trace is requests in order of `arrival_s`, numbered from 0, each with at least one prompt and
-    one output token. A hash is an integer in [0, 2**63).
+    one output token. The turns of a session come in order. A hash is an integer in [0, 2**63).
     """
 
     request_id: int

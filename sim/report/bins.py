@@ -4,6 +4,7 @@ Every function is exact: the mean of a bin is the integral over the bin by its w
 of samples that happen to fall into it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
@@ -115,7 +116,10 @@ def _elapsed(events_s: Floats, at_s: Floats) -> Floats:
 
 
 def replica_means(
-    segments: pl.DataFrame, bins: TimeBins, columns: dict[str, pl.Expr]
+    segments: pl.DataFrame,
+    bins: TimeBins,
+    columns: dict[str, pl.Expr],
+    replicas: Iterable[int] = (),
 ) -> tuple[list[int], dict[str, Floats]]:
     """Time-weighted means over each bin of values that are constant within a segment.
 
@@ -125,6 +129,7 @@ def replica_means(
         segments: rows with replica, start_s, end_s.
         bins: the time bins.
         columns: name -> value of a segment.
+        replicas: who is there; one without a segment was idle throughout.
 
     Returns:
         The replicas in order, and for each name an array of replicas x bins.
@@ -151,10 +156,10 @@ def replica_means(
         .agg((pl.col(name) * pl.col("seconds")).sum().round_sig_figs(DIGITS) for name in columns)
         .sort("replica", "bin")
     )
-    replicas = pieces["replica"].unique().sort()
-    rows = replicas.search_sorted(pieces["replica"]).to_numpy()
-    means = {name: np.zeros((len(replicas), bins.count)) for name in columns}
+    names = sorted({*replicas, *pieces["replica"]})
+    rows = np.searchsorted(names, pieces["replica"].to_numpy())
+    means = {name: np.zeros((len(names), bins.count)) for name in columns}
     for name, mean in means.items():
         mean[rows, pieces["bin"].to_numpy()] = pieces[name].to_numpy()
         mean /= bins.widths_s
-    return replicas.to_list(), means
+    return names, means

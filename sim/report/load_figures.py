@@ -49,7 +49,7 @@ def outcomes(result: RunResult) -> go.Figure | None:
             marker={"color": colour, "line": {"width": 0}},
             customdata=heights,
             hovertemplate=outcome.replace("_", " ")
-            + " %{y:.3~g} requests/s (%{customdata:,})<extra></extra>",
+            + " %{y:,.4~r} requests/s (%{customdata:,})<extra></extra>",
         )
     picture.update_xaxes(theme.time_axis(end, "time of arrival"))
     picture.update_yaxes(title={"text": "requests/s"}, rangemode="tozero")
@@ -99,7 +99,7 @@ def queue_depth(result: RunResult) -> go.Figure | None:
             line=style,
             fill="tozeroy" if name == "peak" else None,
             fillcolor="rgba(227,160,8,0.18)",
-            hovertemplate=name + " %{y:,.3~g} requests<extra></extra>",
+            hovertemplate=name + " %{y:,.4~r} requests<extra></extra>",
         )
     picture.update_xaxes(theme.time_axis(end))
     picture.update_yaxes(
@@ -147,7 +147,8 @@ def _per_replica(
         return None
     end = end_s(result)
     bins = bins_over(end)
-    replicas, means = replica_means(result.segments, bins, {"value": value})
+    fleet = range(result.summary["replicas"])
+    replicas, means = replica_means(result.segments, bins, {"value": value}, fleet)
     values = means["value"]
     by_replica = np.average(values, axis=1, weights=bins.widths_s)
     finding = f"Mean {units.significant(float(by_replica.mean()))} {unit}"
@@ -187,7 +188,7 @@ def _lines(
             line={"color": theme.SERIES[i], "width": 1.6},
             fill="tozeroy" if len(replicas) == 1 else None,
             fillcolor="rgba(11,92,173,0.10)",
-            hovertemplate=f"replica {replica}: %{{y:.3~g}} {unit}<extra></extra>",
+            hovertemplate=f"replica {replica}: %{{y:,.4~r}} {unit}<extra></extra>",
         )
     picture.update_layout(hovermode="x unified", showlegend=len(replicas) > 1)
     if len(replicas) == 1:
@@ -215,7 +216,7 @@ def _heat(
         zmax=most or max(1, int(cells.max())),
         colorscale=[list(stop) for stop in theme.HEAT],
         colorbar={"thickness": 10, "outlinewidth": 0, "title": {"text": unit, "side": "right"}},
-        hovertemplate=f"replica %{{y}} at %{{x:.3~g}} {clock}: %{{z}} {unit}<extra></extra>",
+        hovertemplate=f"replica %{{y}} at %{{x:,.4~r}} {clock}: %{{z}} {unit}<extra></extra>",
     )
     picture.update_layout(margin={"t": 24})
     picture.update_yaxes(title={"text": "replica"}, showgrid=False, autorange="reversed")

@@ -127,7 +127,7 @@ def time_axis(end_s: float, what: str = "simulated time") -> dict[str, Any]:
     return {
         "title": {"text": f"{what} ({unit})"},
         "range": [0, end_s / size],
-        "unifiedhovertitle": {"text": f"around %{{x:.4~g}} {unit}"},
+        "unifiedhovertitle": {"text": f"around %{{x:,.4~r}} {unit}"},
     }
 
 

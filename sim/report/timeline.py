@@ -75,7 +75,7 @@ def write_timeline(
     about = {"scenario": str(result.summary["name"]), **asdict(written)}
     with (
         replacing(path) as file,
-        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
+        gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
     ):
         packed.write(f'{{"displayTimeUnit":"ms","otherData":{json.dumps(about)},'.encode())
         packed.write(b'"traceEvents":[')

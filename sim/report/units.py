@@ -48,9 +48,11 @@ def share(value: float | None) -> str:
         return ABSENT
     if 0 < value < 0.0005:
         return "< 0.1 %"
+    if abs(value - 1) < 1e-9:  # a sum of parts, such as busy time, may miss one by rounding
+        return "100 %"
     if 0.9995 <= value < 1:
         return "> 99.9 %"
-    return f"{100 * value:.0f} %" if value in (0, 1) else f"{100 * value:.1f} %"
+    return f"{100 * value:.1f} %" if value else "0 %"
 
 
 def count(value: float | None) -> str:

@@ -15,6 +15,7 @@ def request_lists(draw: st.DrawFn, *, max_size: int = 12) -> list[Request]:
     gaps_s = draw(st.lists(st.floats(0, 1e6), min_size=1, max_size=max_size))
     requests: list[Request] = []
     arrival_s = 0.0
+    next_turn: dict[int, int] = {}
     for request_id, gap_s in enumerate(gaps_s):
         arrival_s += gap_s
         prompt_tokens = draw(st.integers(1, 10_000))
@@ -28,6 +29,9 @@ def request_lists(draw: st.DrawFn, *, max_size: int = 12) -> list[Request]:
             hashes = tuple(
                 draw(st.lists(st.integers(0, 2**63 - 1), min_size=blocks, max_size=blocks))
             )
+        session_id = draw(st.integers(-1, 3) | st.integers(0, 2**63 - 1))
+        turn = next_turn.get(session_id, draw(st.integers(0, 2**62)))
+        next_turn[session_id] = turn + draw(st.integers(1, 3))
         requests.append(
             Request(
                 request_id,
@@ -37,8 +41,8 @@ def request_lists(draw: st.DrawFn, *, max_size: int = 12) -> list[Request]:
                 hashes,
                 hash_tokens,
                 hashed_tokens,
-                draw(st.integers(-1, 2**63 - 1)),
-                draw(st.integers(0, 2**63 - 1)),
+                session_id,
+                turn,
                 draw(st.floats(0, 1e9)),
                 draw(TEXT),
                 draw(INT64),

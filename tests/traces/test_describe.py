@@ -35,7 +35,7 @@ def test_interarrival_cv() -> None:
 
 
 def test_reuse_counts_whole_blocks_met_before() -> None:
-    first = Request(0, 0.0, 10, 6, (1, 2, 3, 4), 4, 16)
+    first = Request(0, 0.0, 10, 8, (1, 2, 3, 4, 5), 4, 18)  # half of its last block
     longer = Request(1, 1.0, 20, 1, (1, 2, 3, 4, 5), 4, 20)  # finds the answer too
     other = Request(2, 2.0, 8, 1, (1, 9), 4, 8)
     lone = Request(3, 3.0, 12, 1)

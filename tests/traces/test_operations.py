@@ -81,6 +81,7 @@ def test_tile_keeps_the_rate_curve_and_breaks_step() -> None:
     requests = plain(arrivals_s.tolist())
     tiled = np.array([r.arrival_s for r in tile(requests, 50, spread_s=30.0)])
     before, _ = np.histogram(arrivals_s, [0, 600, 1200, 1800])
+    assert (np.diff(tiled) >= 0).all()
     after, _ = np.histogram(tiled, [0, 600, 1200, 1800])
     assert after == pytest.approx(50 * before, rel=0.08)
     assert len(np.unique(tiled)) > 20 * len(np.unique(arrivals_s))

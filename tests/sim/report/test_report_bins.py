@@ -72,3 +72,12 @@ def test_one_long_segment_fills_all_its_bins():
     replicas, means = replica_means(segment, TimeBins(1.0, 4.0), {"running": pl.col("running")})
     assert replicas == [3]
     assert means["running"].tolist() == [[4.0, 8.0, 8.0, 4.0]]
+
+
+def test_a_replica_without_a_segment_was_idle():
+    segment = pl.DataFrame({"replica": [1], "start_s": [0.0], "end_s": [2.0], "running": [8]})
+    replicas, means = replica_means(
+        segment, TimeBins(1.0, 2.0), {"running": pl.col("running")}, range(3)
+    )
+    assert replicas == [0, 1, 2]
+    assert means["running"].tolist() == [[0.0, 0.0], [8.0, 8.0], [0.0, 0.0]]

@@ -78,7 +78,14 @@ def test_a_limit_has_the_digits_it_was_given(value, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0 %"), (1, "100 %"), (0.99999, "> 99.9 %"), (0.00001, "< 0.1 %"), (0.9834, "98.3 %")],
+    [
+        (0, "0 %"),
+        (1 + 2e-16, "100 %"),
+        (1.2, "120.0 %"),
+        (0.99999, "> 99.9 %"),
+        (0.00001, "< 0.1 %"),
+        (0.9834, "98.3 %"),
+    ],
 )
 def test_share_is_whole_only_if_it_is(value, text):
     assert units.share(value) == text

@@ -1,0 +1,183 @@
+"""Replicas behind a router, fed by a trace on a SimPy clock."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from simpy import Environment
+from simpy.events import URGENT, Event
+
+from calibration.costs import PICOSECONDS
+from engine.metrics import FINISHED, REJECTED, TIMED_OUT, TRUNCATED, UNFINISHED, request_row
+from engine.sequence import Sequence
+from sim.records import Records
+from sim.replica import Replica
+from sim.router import Router
+from traces.request import Request
+
+AFTER_STEPS = 2
+"""SimPy priority of client time-outs: an answer that comes at the deadline is in time."""
+
+
+class Cluster:
+    """Serves a trace to its end, or to a cut-off; every request ends in exactly one outcome."""
+
+    def __init__(
+        self,
+        env: Environment,
+        router: Router,
+        records: Records,
+        *,
+        max_queue: int | None = None,
+        timeout_ps: int | None = None,
+        closed_loop: bool = False,
+        end_ps: int | None = None,
+        on_arrival: Callable[[int], None] | None = None,
+    ) -> None:
+        """A cluster without replicas yet: append them to `replicas`, then `serve`.
+
+        Args:
+            env: the clock, in integer picoseconds.
+            router: chooses among `replicas`.
+            records: takes a row for each request.
+            max_queue: requests waiting on a replica beyond which it refuses more.
+            timeout_ps: after this long without its last token a request is given up.
+            closed_loop: a session's next turn comes `think_s` after the answer before it.
+            end_ps: cut-off; None: until all is served.
+            on_arrival: told every 1,024th arrival (for progress).
+        """
+        self._env: Any = env
+        self.replicas: list[Replica] = []
+        self._router: Any = router
+        self._records: Records = records
+        self._max_queue: int = -1 if max_queue is None else max_queue
+        self._timeout_ps: int = -1 if timeout_ps is None else timeout_ps
+        self._closed_loop: bool = closed_loop
+        self._end_ps: int = -1 if end_ps is None else end_ps
+        self._on_arrival: Any = on_arrival
+        self._source: Iterator[Request] = iter(())
+        self._next: Request | None = None
+        self._arrivals: int = 0
+        self._turns: dict[int, deque[Request]] = {}
+        """Closed loop: turns of each session that are still to come."""
+        self._open: dict[Sequence, int] = {}
+        """Requests under way that may time out or be cut off, with their replica."""
+        self._tracks_open: bool = timeout_ps is not None or end_ps is not None
+        self._names: dict[str, int] = {"": 0}
+        self._stopped: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Tenants and SLO classes, by the numbers that request rows carry."""
+        return list(self._names)
+
+    def serve(self, requests: Iterable[Request]) -> None:
+        """Serve all of `requests`, which come in arrival order."""
+        if self._closed_loop:
+            requests = self._first_turns(requests)
+        self._source = iter(requests)
+        self._await_next()
+        if self._end_ps >= 0:
+            self._at(self._end_ps, self._stop, AFTER_STEPS)
+        self._env.run()
+        self._close()
+
+    # ---- arrivals
+
+    def _await_next(self) -> None:
+        request = next(self._source, None)
+        self._next = request
+        if request is not None:
+            now = self._env._now
+            self._at(max(round(request.arrival_s * PICOSECONDS), now), self._arrive, URGENT)
+
+    def _arrive(self, event: Any) -> None:
+        request = self._next
+        if request is None or self._stopped:
+            return
+        self._accept(request)
+        self._await_next()
+
+    def _accept(self, request: Request) -> None:
+        """Route a request that arrives now, or refuse it."""
+        self._arrivals += 1
+        if self._on_arrival is not None and not self._arrivals & 1023:
+            self._on_arrival(self._arrivals)
+        index: int = self._router.choose(request)
+        replica = self.replicas[index]
+        scheduler = replica.scheduler
+        seq = scheduler.sequence(request, self._env._now)
+        full = 0 <= self._max_queue <= scheduler.waiting and len(scheduler.running) > 0
+        if full or scheduler.refusal(request):
+            self._end(index, seq, REJECTED, -1)
+            return
+        if self._tracks_open:
+            self._open[seq] = index
+            if self._timeout_ps >= 0:
+                self._at(
+                    self._env._now + self._timeout_ps, lambda _: self._give_up(seq), AFTER_STEPS
+                )
+        replica.submit(seq)
+
+    def _first_turns(self, requests: Iterable[Request]) -> list[Request]:
+        """Requests that arrive by the trace's clock; the others wait in `_turns`."""
+        first: list[Request] = []
+        for request in requests:
+            if request.turn > 0 and request.session_id >= 0:
+                self._turns.setdefault(request.session_id, deque()).append(request)
+            else:
+                first.append(request)
+        return first
+
+    # ---- ends
+
+    def ended(self, replica: Replica, seq: Sequence) -> None:
+        """All of a sequence's output is out (called by its replica)."""
+        if self._tracks_open and self._open.pop(seq, -1) < 0:
+            return  # its client had given up
+        outcome = FINISHED if seq.generated == seq.request.output_tokens else TRUNCATED
+        self._end(replica.index, seq, outcome, seq.finish)
+
+    def _give_up(self, seq: Sequence) -> None:
+        index = self._open.pop(seq, -1)
+        if index >= 0 and not self._stopped:
+            self.replicas[index].abort(seq)
+            self._end(index, seq, TIMED_OUT, self._env._now)
+
+    def _stop(self, event: Any) -> None:
+        """Cut off: no more arrivals, and each replica stops at its next step boundary."""
+        self._stopped = True
+        for replica in self.replicas:
+            replica.stop()
+
+    def _close(self) -> None:
+        for seq, index in self._open.items():
+            self._end(index, seq, UNFINISHED, -1)
+        self._open = {}
+
+    def _end(self, index: int, seq: Sequence, outcome: int, finish: int) -> None:
+        request = seq.request
+        names = self._names
+        tenant = names.setdefault(request.tenant, len(names)) if request.tenant else 0
+        slo_class = names.setdefault(request.slo_class, len(names)) if request.slo_class else 0
+        self._records.request(request_row(seq, index, outcome, finish, tenant, slo_class))
+        self._router.done(index, request)
+        if self._closed_loop and request.session_id >= 0:
+            self._continue(request.session_id)
+
+    def _continue(self, session_id: int) -> None:
+        """Let the session's next turn arrive after its think time."""
+        turns = self._turns.get(session_id)
+        if turns and not self._stopped:
+            request = turns.popleft()
+            now = self._env._now
+            at = now + round(request.think_s * PICOSECONDS)
+            self._at(at, lambda _: None if self._stopped else self._accept(request), URGENT)
+
+    def _at(self, time: int, call: Callable[[Any], None], priority: int) -> None:
+        env = self._env
+        event = Event(env)
+        event._ok = True
+        event._value = None
+        event.callbacks.append(call)  # type: ignore[union-attr]
+        env.schedule(event, priority, time - env._now)

@@ -1,0 +1,278 @@
+"""One engine instance on a simulated clock.
+
+The loops below are LLMEngine.step with other means: schedule, let time pass, take the output.
+A segment is a batch and the steps it runs for; an arrival may cut it at an earlier step boundary.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from simpy import Environment
+from simpy.events import NORMAL, Event
+
+from calibration.costs import CostModel, duration_ps, steps_to_cover
+from engine.batch import Batch
+from engine.scheduler import Scheduler
+from engine.sequence import FINISHED, Sequence
+from sim.records import Records
+
+class Replica:
+    """Serves sequences with the engine's scheduler; a cost model stands for the GPU.
+
+    Call `submit` and `abort` from SimPy events of URGENT priority: what arrives at the very time
+    a step ends is seen by the next.
+    """
+
+    __slots__ = (
+        "_asynchronous",
+        "_batch",
+        "_busy_until",
+        "_cost",
+        "_doomed",
+        "_env",
+        "_event",
+        "_first",
+        "_growth",
+        "_in_flight",
+        "_late",
+        "_on_end",
+        "_on_wake",
+        "_records",
+        "_start",
+        "_steps",
+        "_stop_at",
+        "index",
+        "scheduler",
+    )
+
+    def __init__(
+        self,
+        env: Environment,
+        index: int,
+        scheduler: Scheduler,
+        cost: CostModel,
+        records: Records,
+        on_end: Callable[["Replica", Sequence], None],
+    ) -> None:
+        """A replica at rest.
+
+        Args:
+            env: the clock, in integer picoseconds.
+            index: its number in the cluster.
+            scheduler: its own.
+            cost: how long a step takes.
+            records: where segments go.
+            on_end: told of each sequence when its last token is out (`Sequence.finish`).
+        """
+        self._env: Any = env
+        self.index: int = index
+        self.scheduler: Scheduler = scheduler
+        self._cost: Any = cost
+        self._records: Records = records
+        self._on_end: Any = on_end
+        self._asynchronous: bool = scheduler.settings.async_scheduling
+        self._on_wake: Any = self._wake_late if self._asynchronous else self._wake
+        self._event: Any = None
+        """The pending wake-up; others of this replica are stale."""
+        self._batch: Batch | None = None
+        """What runs, or, asynchronous, was scheduled last and not advanced."""
+        self._in_flight: Batch | None = None
+        """Asynchronous: the batch before, whose output is to come."""
+        self._start: int = 0
+        self._first: int = 0
+        self._growth: int = 0
+        self._steps: int = 0
+        self._busy_until: int = 0
+        """When the device is done with all it was given."""
+        self._doomed: list[Sequence] = []
+        """Aborted sequences, to be dropped at the next step boundary."""
+        self._late: dict[Sequence, int] = {}
+        """Decodes that missed a step: when their last token came out."""
+        self._stop_at: int = -1
+
+    # ---- from outside
+
+    def submit(self, seq: Sequence) -> None:
+        """Queue a sequence that arrives now."""
+        matters = self.scheduler.add(seq)
+        if self._batch is None:
+            if self._event is None:
+                self._wake_at(self._env._now)
+        elif matters and self._steps > 1:
+            self._cut()
+
+    def abort(self, seq: Sequence) -> None:
+        """Drop a sequence at the next step boundary."""
+        self._doomed.append(seq)
+        if self._batch is not None and self._steps > 1:
+            self._cut()
+
+    def stop(self) -> None:
+        """Finish the step that runs and schedule no other."""
+        self._stop_at = self._env._now
+        if self._batch is not None and self._steps > 1:
+            self._cut()
+
+    # ---- synchronous: schedule, run, output
+
+    def _wake(self, event: Any) -> None:
+        if event is not self._event:
+            return
+        self._event = None
+        now = self._env._now
+        batch = self._batch
+        if batch is not None:
+            self.scheduler.advance(batch, self._steps)
+            self._record(batch, now)
+            self._take_output(batch, now)
+            self._batch = None
+        batch = self._schedule()
+        if batch is not None:
+            self._begin(batch, now)
+            self._wake_at(self._busy_until)
+
+    # ---- asynchronous: schedule the next batch when the last step of this one begins
+
+    def _wake_late(self, event: Any) -> None:
+        if event is not self._event:
+            return
+        self._event = None
+        now = self._env._now
+        if self._in_flight is not None and now >= (
+            self._start if self._batch is not None else self._busy_until
+        ):
+            self._take_output(self._in_flight, now)
+            self._in_flight = None
+        while True:
+            batch = self._batch
+            if batch is not None:
+                begins = self._start + duration_ps(self._first, self._growth, self._steps - 1)
+                if begins > now or self._in_flight is not None:
+                    self._wake_at(begins if self._in_flight is None else self._start)
+                    return
+                self.scheduler.advance(batch, self._steps)
+                self._record(batch, self._busy_until)
+                self._in_flight = batch
+                self._batch = None
+            batch = self._schedule()
+            if batch is None:
+                if self._in_flight is not None:
+                    self._wake_at(self._busy_until)
+                return
+            self._begin(batch, max(now, self._busy_until))
+
+    # ---- both
+
+    def _schedule(self) -> Batch | None:
+        if self._doomed:
+            for seq in self._doomed:
+                if seq.status != FINISHED:
+                    self.scheduler.abort(seq)
+            self._doomed = []
+        if self._stop_at >= 0:
+            return None
+        return self.scheduler.schedule()
+
+    def _begin(self, batch: Batch, start: int) -> None:
+        """Start a segment at `start`."""
+        first, growth, steps = self._cost.progression(batch)
+        if batch.horizon < steps:
+            steps = batch.horizon
+        self._batch = batch
+        self._start = start
+        self._first = first
+        self._growth = growth
+        self._steps = steps
+        self._busy_until = start + duration_ps(first, growth, steps)
+        for seq in batch.admitted:
+            if seq.first_scheduled < 0:
+                seq.first_scheduled = start
+        if batch.preempted:
+            for seq in batch.preempted:
+                if seq.last_token < 0 and seq.generated:
+                    seq.last_token = start
+
+    def _cut(self) -> None:
+        """Let the running segment end at the first boundary at which news of now are seen."""
+        elapsed = self._env._now - self._start
+        if elapsed <= 0:
+            steps = 1
+        else:
+            steps = steps_to_cover(self._first, self._growth, elapsed)
+            if self._asynchronous:
+                steps += 1
+        if steps >= self._steps:
+            return
+        self._steps = steps
+        self._busy_until = self._start + duration_ps(self._first, self._growth, steps)
+        if not self._asynchronous:
+            self._wake_at(self._busy_until)
+        elif self._in_flight is None:
+            self._wake_at(self._start + duration_ps(self._first, self._growth, steps - 1))
+
+    def _take_output(self, batch: Batch, now: int) -> None:
+        finished = self.scheduler.output(batch)
+        for seq in batch.completed:
+            if seq.first_token < 0:
+                seq.first_token = now
+            elif seq.last_token >= 0:
+                self._records.gap(now - seq.last_token, 1)
+                seq.last_token = -1
+        for seq in finished:
+            seq.finish = now
+            self._on_end(self, seq)
+
+    def _record(self, batch: Batch, end: int) -> None:
+        scheduler = self.scheduler
+        if self._late or batch.left_out or scheduler.settings.prefill_first:
+            self._account_late(batch)
+        self._records.segment(
+            (
+                self.index,
+                self._start,
+                end,
+                self._steps,
+                self._first,
+                self._growth,
+                batch.decodes,
+                batch.decode_context_tokens,
+                len(batch.prefills),
+                batch.prefill_tokens,
+                batch.prefill_context_tokens,
+                batch.prefill_pairs,
+                len(scheduler.running),
+                scheduler.waiting,
+                scheduler.blocks.usable - scheduler.blocks.free,
+                len(batch.preempted),
+                batch.decoding,
+            )
+        )
+
+    def _account_late(self, batch: Batch) -> None:
+        """Correct the gaps between tokens that are longer than the step that closes them."""
+        late, start = self._late, self._start
+        if batch.decoding:
+            for seq, since in list(late.items()):
+                if seq in batch.left_out:
+                    continue
+                del late[seq]
+                if seq in batch.preempted:
+                    seq.last_token = since
+                elif seq.status != FINISHED:
+                    self._records.gap(start + self._first - since, 1)
+                    self._records.gap(self._first, -1)
+            for seq in batch.left_out:
+                late.setdefault(seq, start)
+        elif batch.prefills:
+            for seq in self.scheduler.running:
+                if seq.decoding and seq not in batch.completed:
+                    late.setdefault(seq, start)
+
+    def _wake_at(self, time: int) -> None:
+        env = self._env
+        event = Event(env)
+        event._ok = True
+        event._value = None
+        event.callbacks.append(self._on_wake)  # type: ignore[union-attr]
+        self._event = event
+        env.schedule(event, NORMAL, time - env._now)
