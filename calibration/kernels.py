@@ -28,9 +28,9 @@ class HostCosts(BaseModel):
     """Scheduler and bookkeeping of a step."""
     sequence_s: float = Field(default=8.0e-6, ge=0)
     """The same for each sequence in it."""
-    overlap_scheduling: bool = True
-    """The CPU prepares a step while the one before runs (asynchronous scheduling): the longer of
-    CPU and GPU counts. Otherwise their sum."""
+    overlap_scheduling: bool | None = None
+    """The CPU prepares a step while the one before runs: the longer of CPU and GPU counts.
+    Otherwise their sum. None: as the scheduler works, overlapped when it is asynchronous."""
     graph_max_tokens: int = Field(default=512, ge=0)
     """Steps of up to so many tokens replay a CUDA graph, padded to the next captured size."""
     kernels_per_layer: int = Field(default=10, ge=0)

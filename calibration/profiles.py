@@ -129,8 +129,12 @@ class Profile(BaseModel):
         if model(name) != self.shape:
             raise ConfigError(f"profile {self.name}: is of model {self.model}; asked for {name}")
 
-    def cost_model(self) -> CostModel:
+    def cost_model(self, *, async_scheduling: bool = True) -> CostModel:
         """The cost model that the profile states.
+
+        Args:
+            async_scheduling: the CPU prepares a step while the one before runs; a profile that
+                says itself whether they overlap overrides it.
 
         Raises:
             ConfigError: for an unknown GPU or model, or a model that `tp` does not split.
@@ -142,6 +146,9 @@ class Profile(BaseModel):
                 decode_ps=round(self.cost.decode_s * PICOSECONDS),
                 context_token_ps=round(self.cost.context_token_s * PICOSECONDS),
             )
+        host = self.cost.host
+        if host.overlap_scheduling is None:
+            host = host.model_copy(update={"overlap_scheduling": async_scheduling})
         return roofline_cost(
             self.shape,
             self.device,
@@ -149,7 +156,7 @@ class Profile(BaseModel):
             self.weight_dtype,
             self.kv_dtype,
             self.cost.efficiencies,
-            self.cost.host,
+            host,
         )
 
     def capacity(

@@ -295,7 +295,7 @@ def roofline_cost(
         prefill_context_ps=round(kv_s * PICOSECONDS),
         host_step_ps=round(cpu.step_s * PICOSECONDS),
         host_sequence_ps=round(cpu.sequence_s * PICOSECONDS),
-        overlap=cpu.overlap_scheduling,
+        overlap=cpu.overlap_scheduling is not False,
         peak_flops_per_s=gpu.peak_flops_per_s(weight_dtype),
         memory_bytes_per_s=gpu.memory_bytes_per_s,
         tokens_table=[0] * TABLE,

@@ -21,6 +21,7 @@ from typing import Final
 from engine.decoding import DecodeSet
 from engine.eviction import EvictionPolicy
 from engine.sequence import FINISHED, Sequence
+from traces.errors import ConfigError
 
 ALWAYS: Final = 1 << 60
 """`contested_until` of a sequence whose every block is looked up on registration."""
@@ -125,7 +126,6 @@ class BlockManager:
         named: bool = False,
         lag: int = 0,
         reserved: int = 0,
-        hash_tokens: int = 1,
     ) -> None:
         """A pool of `usable` blocks.
 
@@ -138,7 +138,6 @@ class BlockManager:
             named: give each block a number (1..usable), for an executor.
             lag: tokens of a decoding sequence that are scheduled but not known (asynchronous: 1).
             reserved: blocks every sequence gets at once (contiguous allocation); 0: as it grows.
-            hash_tokens: tokens that one of a request's hashes stands for.
         """
         self.usable: int = usable
         self.block_tokens: int = block_tokens
@@ -155,8 +154,8 @@ class BlockManager:
         """Blocks registered so far whose content another block held already."""
         self.contested: int = 0
         """Running sequences whose registration is looked up block by block."""
-        self._hash_tokens: int = hash_tokens
-        self._parts: int = -(-hash_tokens // block_tokens)
+        self._hash_tokens: int = 0
+        self._parts: int = 0
         self._reserved: int = reserved
         self._hashless: int = usable
         """Free blocks with no content: they are taken before any cached block."""
@@ -185,6 +184,16 @@ class BlockManager:
         return max(seq.prefill_end, computed - self.lag)
 
     # ---- prefix lookup
+
+    def expect_hashes(self, hash_tokens: int) -> None:
+        """Learn for how many tokens a request's hash stands: for all requests the same."""
+        if self._hash_tokens == 0:
+            self._hash_tokens = hash_tokens
+            self._parts = -(-hash_tokens // self.block_tokens)
+        elif hash_tokens != self._hash_tokens:
+            raise ConfigError(
+                f"hash_tokens: {hash_tokens} after {self._hash_tokens}; one cache needs one size"
+            )
 
     def match(self, seq: Sequence, known_tokens: int) -> Hit:
         """The longest cached prefix of `seq`, at least one of its `known_tokens` left to compute."""

@@ -2,13 +2,9 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from traces.settings import Settings
 
 
 class SchedulerSettings(Settings):
@@ -21,8 +17,9 @@ class SchedulerSettings(Settings):
     """Sequences running at once."""
     max_num_batched_tokens: int = Field(8192, ge=1)
     """Token budget of a step; static batching does not look at it."""
-    max_model_len: int = Field(131072, ge=2)
-    """Tokens (prompt + output) at which a sequence is ended; longer prompts are rejected."""
+    max_model_len: int | None = Field(None, ge=2)
+    """Tokens (prompt + output) at which a sequence is ended; prompts must be shorter. None: what
+    the model and the pool allow."""
     order: str = "fcfs"
     """Order of service: a name in engine.policies.ORDER."""
     batching: Literal["continuous", "static"] = "continuous"
@@ -37,7 +34,7 @@ class SchedulerSettings(Settings):
     """Admit only what fits whole, although its blocks are taken chunk by chunk."""
     watermark: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of the pool that admissions leave free while something runs."""
-    async_scheduling: bool = False
+    async_scheduling: bool = True
     """Schedule a step while the one before runs: host time is hidden, news come a step late."""
 
     @model_validator(mode="after")

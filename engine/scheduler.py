@@ -39,16 +39,14 @@ class Scheduler:
         num_blocks: int,
         *,
         named: bool = False,
-        hash_tokens: int = 1,
     ) -> None:
         """A scheduler over a pool of `num_blocks` blocks, one of which is vLLM's null block.
 
         Args:
-            settings: how batches are formed.
+            settings: how batches are formed; without max_model_len there is no limit.
             cache: how blocks are laid out and kept.
             num_blocks: blocks of the pool; all but one are usable.
             named: number the blocks for an executor (`Sequence.table`); then `horizon` is 1.
-            hash_tokens: tokens that one of a request's hashes stands for.
         """
         self.settings = settings
         self._asynchronous: bool = settings.async_scheduling
@@ -58,7 +56,7 @@ class Scheduler:
         self._threshold: int = settings.long_prefill_token_threshold
         self._reserve_full: bool = settings.reserve_full_sequence
         self._max_running: int = settings.max_num_seqs
-        self._max_len: int = settings.max_model_len
+        self._max_len: int = settings.max_model_len or UNLIMITED
         self._budget: int = UNLIMITED if self._static else settings.max_num_batched_tokens
         self._watermark: int = int(settings.watermark * num_blocks)
         self._key = ORDER[settings.order]
@@ -74,8 +72,7 @@ class Scheduler:
             caching=cache.prefix_caching,
             named=named,
             lag=1 if settings.async_scheduling else 0,
-            reserved=-(-settings.max_model_len // cache.block_tokens) if contiguous else 0,
-            hash_tokens=hash_tokens,
+            reserved=-(-self._max_len // cache.block_tokens) if contiguous else 0,
         )
         self.running: dict[Sequence, None] = {}
         """In admission order."""
@@ -96,13 +93,18 @@ class Scheduler:
     # ---- coming and going
 
     def sequence(self, request: Request, arrival: int) -> Sequence:
-        """A sequence for `request`, not yet queued."""
+        """A sequence for `request`, not yet queued.
+
+        Raises:
+            ConfigError: its hashes stand for another number of tokens than those before.
+        """
         self._numbers += 1
         seq = Sequence(request, self._numbers, arrival)
         room = self._max_len - request.prompt_tokens
         if seq.output_limit > room:
             seq.output_limit = room
-        if self.blocks.caching:
+        if request.hashed_tokens and self.blocks.caching:
+            self.blocks.expect_hashes(request.hash_tokens)
             seq.shared_blocks = request.hashed_tokens // self.blocks.block_tokens
         return seq
 
@@ -110,11 +112,11 @@ class Scheduler:
         """Why `request` can never be served, or an empty string."""
         tokens = request.prompt_tokens
         if tokens >= self._max_len:
-            return f"prompt of {tokens} tokens; max_model_len is {self._max_len}"
+            return f"the prompt leaves no room below max_model_len = {self._max_len}"
         if self.blocks.blocks_for(tokens) > self.blocks.usable:
-            return f"prompt of {tokens} tokens; the pool holds {self.blocks.usable} blocks"
+            return f"the prompt is larger than the pool of {self.blocks.usable} blocks"
         if not self._chunked and tokens > self._budget:
-            return f"prompt of {tokens} tokens; max_num_batched_tokens is {self._budget}"
+            return f"the prompt is larger than max_num_batched_tokens = {self._budget}"
         return ""
 
     def add(self, seq: Sequence) -> bool:

@@ -48,6 +48,8 @@ class Cluster:
         """
         self._env: Any = env
         self.replicas: list[Replica] = []
+        self.refusals: dict[str, int] = {}
+        """How many requests were rejected, by reason."""
         self._router: Any = router
         self._records: Records = records
         self._max_queue: int = -1 if max_queue is None else max_queue
@@ -107,8 +109,11 @@ class Cluster:
         replica = self.replicas[index]
         scheduler = replica.scheduler
         seq = scheduler.sequence(request, self._env._now)
-        full = 0 <= self._max_queue <= scheduler.waiting and len(scheduler.running) > 0
-        if full or scheduler.refusal(request):
+        refusal = scheduler.refusal(request)
+        if not refusal and 0 <= self._max_queue <= scheduler.waiting and scheduler.running:
+            refusal = f"the queue holds cluster.max_queue = {self._max_queue} already"
+        if refusal:
+            self.refusals[refusal] = self.refusals.get(refusal, 0) + 1
             self._end(index, seq, REJECTED, -1)
             return
         if self._tracks_open:

@@ -65,6 +65,9 @@ class Records:
         self.block_ps = 0
         """Sum over segments of blocks in use x duration."""
         self.peak_blocks = 0
+        self.most_tokens = 0
+        """Tokens of the largest step."""
+        self.most_sequences = 0
         self.last_end_ps = 0
 
     def request(self, row: tuple[int, ...]) -> None:
@@ -118,6 +121,11 @@ class Records:
         used = rows[:, _AT["kv_blocks_used"]]
         self.block_ps += int(float((used.astype(np.float64) * duration).sum()))
         self.peak_blocks = max(self.peak_blocks, int(used.max()))
+        decodes = rows[:, _AT["decodes"]]
+        tokens = decodes + rows[:, _AT["prefill_tokens"]]
+        sequences = decodes + rows[:, _AT["prefill_sequences"]]
+        self.most_tokens = max(self.most_tokens, int(tokens.max()))
+        self.most_sequences = max(self.most_sequences, int(sequences.max()))
         if self._segment_sink is not None:
             self._segment_sink(rows)
 

@@ -134,12 +134,9 @@ class Decider:
     def __init__(self, params: Record, recorded: list[Record], *, exact: bool, named: bool) -> None:
         scheduler, cache = settings_of(params)
         requests = as_requests(recorded, cache.block_tokens)
-        hash_tokens = next((r.hash_tokens for r, _ in requests if r.hash_tokens), 1)
         self.exact = exact
         self.named = named
-        self.core = Scheduler(
-            scheduler, cache, params["num_blocks"], named=named, hash_tokens=hash_tokens
-        )
+        self.core = Scheduler(scheduler, cache, params["num_blocks"], named=named)
         unit = params["step_time_ns"]
         self.cost = LinearCost(
             step_ps=unit["d"] * PS,

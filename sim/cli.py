@@ -1,0 +1,175 @@
+"""`kvcast`: replay traces, look at traces and profiles."""
+
+import re
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from calibration.cli import profile_app
+from sim.replay import Progress
+from traces.cli import trace_app
+from traces.errors import ConfigError, KvcastError
+
+app = typer.Typer(
+    name="kvcast",
+    help="KV cache forecast: how many GPUs, which policy, what latency, on this traffic?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(trace_app, name="trace")
+app.add_typer(profile_app, name="profile")
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+@app.callback()
+def kvcast() -> None:
+    """KV cache forecast: how many GPUs, which policy, what latency, on this traffic?"""
+
+
+@app.command()
+def replay(
+    scenario: Annotated[
+        Path | None, typer.Argument(help="Scenario YAML; the defaults if not given.")
+    ] = None,
+    trace: Annotated[str | None, typer.Option(help="Trace file, or sample:NAME.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Profile; see `kvcast profile list`.")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Engine instances.")] = None,
+    router: Annotated[str | None, typer.Option(help="How requests are spread.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Way of serving: vllm, vllm-v0, orca, static.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    slo: Annotated[
+        str | None, typer.Option(help="Limits of a good request: ttft=1s,tpot=50ms,e2e=30s.")
+    ] = None,
+    op: Annotated[
+        list[str] | None,
+        typer.Option(help="Operation on the trace, NAME:setting=value,...; repeatable."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting, such as scheduler.max_num_seqs=256; repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report, tables and scenario.")
+    ] = None,
+    requests: Annotated[bool, typer.Option(help="Write requests.parquet.")] = True,
+    segments: Annotated[bool, typer.Option(help="Write segments.parquet.")] = True,
+    report: Annotated[bool, typer.Option(help="Write report.html and the timeline.")] = True,
+) -> None:
+    """Replay a trace on a simulated cluster and say what came of it."""
+    from rich.console import Console
+
+    from sim.folder import replay_to_folder
+    from sim.replay import replay as replay_in_memory
+    from sim.report.table import summary_table
+    from sim.scenario import load_scenario, merged, scenario_of
+    from traces.pipeline import parse_operation
+
+    options: dict[str, Any] = {
+        "trace": {"path": trace},
+        "profile": profile,
+        "cluster": {"replicas": replicas, "router": router},
+        "preset": preset,
+        "seed": seed,
+        "slo": _limits(slo) if slo is not None else None,
+    }
+    if op:
+        operations = [parse_operation(one) for one in op]
+        options["trace"]["operations"] = [
+            one.model_dump(mode="json", exclude_none=True) for one in operations
+        ]
+    settings = load_scenario(scenario, set_ or (), merged({}, _given(options)))
+    console = Console()
+    with _progress() as progress:
+        if out is None:
+            result = replay_in_memory(
+                settings, keep_requests=False, keep_segments=False, progress=progress
+            )
+        else:
+            result = replay_to_folder(
+                settings,
+                out,
+                keep_requests=requests,
+                keep_segments=segments,
+                report=report,
+                progress=progress,
+            )
+    console.print(summary_table(result.summary))
+    if out is not None:
+        written = ", ".join(sorted(path.name for path in out.iterdir()))
+        console.print(f"{out}: {written}", markup=False, highlight=False)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, without the empty ones."""
+    given: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, dict):
+            value = _given(value) or None
+        if value is not None:
+            given[name] = value
+    return given
+
+
+UNITS_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "min": 60.0}
+
+
+def _limits(text: str) -> dict[str, float]:
+    """`ttft=1s,tpot=50ms` as the scenario's `slo` settings."""
+    limits: dict[str, float] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"(ttft|tpot|e2e)=([0-9.]+)(s|ms|us|min)", part.strip())
+        if match is None:
+            raise ConfigError(
+                f"--slo {text}: '{part}' is no limit; expected ttft, tpot or e2e with a unit,"
+                " like ttft=1s,tpot=50ms"
+            )
+        limits[f"{match[1]}_s"] = float(match[2]) * UNITS_S[match[3]]
+    return limits
+
+
+@contextmanager
+def _progress() -> Generator[Progress | None]:
+    """A counter of requests on a terminal; nothing where the output is a file."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.completed:,.0f} requests replayed"),
+        TimeElapsedColumn(),
+    )
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("replay", total=None)
+        yield lambda arrivals: bar.update(task, completed=arrivals)
+
+
+def main() -> None:
+    """Entry point: user errors are one line on stderr and exit code 2."""
+    try:
+        app(standalone_mode=False)
+    except KvcastError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except typer.Exit as exit:
+        sys.exit(exit.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; nothing was written", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if (show := getattr(error, "show", None)) is None:
+            raise
+        show()  # the command line's own complaint about an option
+        sys.exit(BAD_INPUT)

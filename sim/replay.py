@@ -1,0 +1,282 @@
+"""Replay a trace on a simulated cluster: the main job, from settings to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from simpy import Environment
+
+from calibration.costs import PICOSECONDS, CostModel
+from calibration.profiles import Profile, load_profile
+from engine.config import SchedulerSettings
+from engine.metrics import REQUEST_COLUMNS, ServiceMetrics
+from engine.scheduler import Scheduler
+from sim.cluster import Cluster
+from sim.records import SEGMENT_COLUMNS, Records
+from sim.replica import Replica
+from sim.result import Result
+from sim.router import ROUTERS
+from sim.scenario import Scenario
+from traces.errors import ConfigError
+from traces.pipeline import transformed
+from traces.reader import Trace, open_trace
+from traces.request import Request
+
+Progress = Callable[[int], None]
+
+
+def replay(
+    scenario: Scenario,
+    requests: Iterable[Request] | None = None,
+    *,
+    cost: CostModel | None = None,
+    keep_requests: bool = True,
+    keep_segments: bool = True,
+    progress: Progress | None = None,
+) -> Result:
+    """Run a scenario in memory.
+
+    Args:
+        scenario: all settings.
+        requests: replayed instead of the scenario's trace, in arrival order.
+        cost: instead of the profile's cost model.
+        keep_requests: keep what `Result.requests` shows.
+        keep_segments: keep what `Result.segments` shows.
+        progress: told now and then how many requests have arrived.
+
+    Raises:
+        ConfigError, TraceError: settings or a trace that cannot be used.
+    """
+    from sim.frames import MemorySink, requests_table, segments_table
+
+    kept_requests = MemorySink() if keep_requests else None
+    kept_segments = MemorySink() if keep_segments else None
+    run = Run(scenario, requests, cost)
+    run.serve(
+        requests_to=kept_requests.take if kept_requests else None,
+        segments_to=kept_segments.take if kept_segments else None,
+        progress=progress,
+    )
+
+    def all_requests() -> Any:
+        assert kept_requests is not None
+        return requests_table(kept_requests.rows(len(REQUEST_COLUMNS)), run.names())
+
+    def all_segments() -> Any:
+        assert kept_segments is not None
+        return segments_table(kept_segments.rows(len(SEGMENT_COLUMNS)))
+
+    return run.result(
+        all_requests if keep_requests else None, all_segments if keep_segments else None
+    )
+
+
+class Run:
+    """One run: set up from a scenario, served once, then summed up."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        requests: Iterable[Request] | None = None,
+        cost: CostModel | None = None,
+    ) -> None:
+        """Check everything that can be checked before the clock starts."""
+        self.profile = load_profile(scenario.profile)
+        if scenario.model is not None:
+            self.profile.require_model(scenario.model)
+        self.num_blocks = _num_blocks(scenario, self.profile)
+        self.scheduler = _fitted(scenario, self.profile, self.num_blocks)
+        self.scenario = scenario
+        self.cost: CostModel = cost or self.profile.cost_model(
+            async_scheduling=self.scheduler.async_scheduling
+        )
+        self.trace: Trace | None = None
+        if requests is None:
+            self.trace = _opened(scenario)
+            requests = self.trace
+        self._requests = requests
+        self.records: Records
+        self.cluster: Cluster
+
+    def names(self) -> list[str]:
+        """Tenants and SLO classes by the numbers that request rows carry."""
+        return self.cluster.names
+
+    def serve(
+        self,
+        *,
+        requests_to: Callable[[Any], None] | None = None,
+        segments_to: Callable[[Any], None] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Serve the trace; rows go to the given functions, block by block."""
+        scenario = self.scenario
+        settings = scenario.cluster
+        slo_ps = {
+            name: _ps(limit)
+            for name, limit in (
+                ("ttft", scenario.slo.ttft_s),
+                ("tpot", scenario.slo.tpot_s),
+                ("e2e", scenario.slo.e2e_s),
+            )
+            if limit is not None
+        }
+        metrics = ServiceMetrics(_ps(scenario.warmup_s), slo_ps)
+        self.records = records = Records(metrics, requests=requests_to, segments=segments_to)
+        env = Environment(0)  # type: ignore[arg-type]  # picoseconds
+        random = np.random.default_rng(scenario.seed)
+        self.cluster = cluster = Cluster(
+            env,
+            ROUTERS[settings.router](settings.replicas, random),
+            records,
+            max_queue=settings.max_queue,
+            timeout_ps=None if settings.request_timeout_s is None else _ps(settings.request_timeout_s),
+            closed_loop=settings.closed_loop,
+            end_ps=None if scenario.end_s is None else _ps(scenario.end_s),
+            on_arrival=progress,
+        )
+        for index in range(settings.replicas):
+            scheduler = Scheduler(self.scheduler, scenario.cache, self.num_blocks)
+            cluster.replicas.append(
+                Replica(env, index, scheduler, self.cost, records, cluster.ended)
+            )
+        cluster.serve(self._requests)
+        records.flush()
+
+    def result(
+        self, requests: Callable[[], Any] | None, segments: Callable[[], Any] | None
+    ) -> Result:
+        """The finished run; `requests` and `segments` make the tables behind its frames."""
+        knows_work = hasattr(self.cost, "work")
+        return Result(
+            scenario=self.scenario.model_dump(mode="json"),
+            summary=self._summary(),
+            roofline=self.cost if knows_work else None,
+            _requests=requests,
+            _segments=segments,
+        )
+
+    def _summary(self) -> dict[str, Any]:
+        records, cluster = self.records, self.cluster
+        replicas = len(cluster.replicas)
+        duration_ps = records.last_end_ps
+        if self.scenario.end_s is not None:
+            duration_ps = max(duration_ps, _ps(self.scenario.end_s))
+        served = records.metrics.summary(duration_ps)
+        usable = self.num_blocks - 1
+        span = max(replicas * duration_ps, 1)
+        gpus = replicas * self.profile.tp
+        served["cache"]["evicted_blocks"] = sum(
+            replica.scheduler.blocks.evicted for replica in cluster.replicas
+        )
+        return {
+            "kvcast": _version(),
+            "name": self.scenario.name,
+            "profile": {
+                "name": self.profile.name,
+                "measured": self.profile.measured,
+                "warning": self.profile.warning,
+            },
+            "requests": served.pop("requests"),
+            "duration_s": duration_ps / PICOSECONDS,
+            "replicas": replicas,
+            "gpus": gpus,
+            "gpu_hours": gpus * duration_ps / PICOSECONDS / 3600,
+            **served,
+            "kv": {
+                "blocks_per_replica": usable,
+                "block_tokens": self.scenario.cache.block_tokens,
+                "mean_occupancy": records.block_ps / (span * usable),
+                "peak_occupancy": records.peak_blocks / usable,
+            },
+            "utilization": records.busy_ps / span,
+            "steps": records.steps,
+            "segments": records.segments,
+            "warnings": self._warnings(),
+        }
+
+    def _warnings(self) -> list[str]:
+        warnings = [
+            f"{count:,} requests rejected: {reason}"
+            for reason, count in self.cluster.refusals.items()
+        ]
+        truncated = self.records.metrics.outcomes[1]
+        if truncated:
+            warnings.append(
+                f"{truncated:,} answers cut short at {self.scheduler.max_model_len:,} tokens"
+                " (scheduler.max_model_len)"
+            )
+        if self.trace is not None:
+            if self.trace.skipped:
+                warnings.append(f"{self.trace.skipped:,} malformed rows of the trace skipped")
+            if self.trace.failed:
+                warnings.append(f"{self.trace.failed:,} failed requests of the trace left out")
+        beyond = self.profile.beyond(
+            tokens=self.records.most_tokens, sequences=self.records.most_sequences
+        )
+        if beyond:
+            warnings.append(beyond)
+        return warnings
+
+
+def _opened(scenario: Scenario) -> Trace:
+    settings = scenario.trace
+    trace = open_trace(
+        settings.path,
+        format=settings.format,
+        skip_bad_rows=settings.skip_bad_rows,
+        seed=scenario.seed,
+        rate_per_s=settings.rate_per_s,
+        hash_tokens=settings.hash_tokens,
+    )
+    return transformed(trace, settings.operations)
+
+
+def _num_blocks(scenario: Scenario, profile: Profile) -> int:
+    """Blocks of a replica: as set, or what its memory holds."""
+    if scenario.memory.num_blocks is not None:
+        return scenario.memory.num_blocks
+    return profile.capacity(
+        block_tokens=scenario.cache.block_tokens,
+        memory_share=scenario.memory.memory_share,
+        max_batched_tokens=scenario.scheduler.max_num_batched_tokens,
+        max_sequences=scenario.scheduler.max_num_seqs,
+    ).blocks
+
+
+def _fitted(scenario: Scenario, profile: Profile, num_blocks: int) -> SchedulerSettings:
+    """The scheduler's settings with max_model_len resolved; every sequence fits alone.
+
+    Raises:
+        ConfigError: the setting is more than the model, the pool or a whole-prompt step allows.
+    """
+    settings = scenario.scheduler
+    pool = (num_blocks - 1) * scenario.cache.block_tokens
+    limits = {
+        f"the {pool:,} tokens of a replica's {num_blocks - 1:,} KV blocks": pool,
+        f"the model's {profile.shape.max_position:,} ({profile.model})": profile.shape.max_position,
+    }
+    if not settings.chunked_prefill and settings.batching == "continuous":
+        budget = settings.max_num_batched_tokens
+        limits[f"max_num_batched_tokens of {budget:,}, as prompts are not chunked"] = budget
+    asked = settings.max_model_len
+    if asked is None:
+        return settings.model_copy(update={"max_model_len": min(limits.values())})
+    for what, limit in limits.items():
+        if asked > limit:
+            raise ConfigError(f"scheduler.max_model_len: {asked:,} is more than {what}")
+    return settings
+
+
+def _ps(seconds: float) -> int:
+    return round(seconds * PICOSECONDS)
+
+
+def _version() -> str:
+    try:
+        return version("kvcast")
+    except PackageNotFoundError:
+        return "unknown"

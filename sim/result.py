@@ -1,0 +1,73 @@
+"""What a run gives: the summary, frames of requests and segments, pictures, a folder of files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    import polars as pl
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run. Frames are made when first asked for; docs/report.md has their columns."""
+
+    scenario: Mapping[str, Any]
+    """The complete settings; `sim.scenario.scenario_of` makes a Scenario of them again."""
+    summary: Mapping[str, Any]
+    """The run in a few dozen numbers: what summary.json holds."""
+    roofline: Any = None
+    """The cost model where it knows the work of a step, else None."""
+    _requests: Callable[[], Any] | None = field(default=None, repr=False)
+    _segments: Callable[[], Any] | None = field(default=None, repr=False)
+
+    @cached_property
+    def requests(self) -> pl.DataFrame | None:
+        """One row a request, in the order they ended; None if they were not kept."""
+        return _frame(self._requests)
+
+    @cached_property
+    def segments(self) -> pl.DataFrame | None:
+        """One row a run of identical steps; None if they were not kept."""
+        return _frame(self._segments)
+
+    def plot(self, name: str | None = None) -> go.Figure | dict[str, go.Figure]:
+        """The picture `name` of the report, or all of them.
+
+        Raises:
+            KeyError: there is no such picture, or the run kept nothing to draw it from.
+        """
+        from sim.report.figures import figures
+
+        drawn = figures(self)
+        if name is None:
+            return drawn
+        if name not in drawn:
+            raise KeyError(f"no picture {name!r}; there are {', '.join(drawn)}")
+        return drawn[name]
+
+    def _repr_html_(self) -> str:
+        latency = self.summary["latency"]
+        rows = "".join(
+            f"<tr><td>{name.removesuffix('_s')}</td>"
+            + "".join(f"<td>{value:.4g} s</td>" for value in values.values())
+            + "</tr>"
+            for name, values in latency.items()
+            if values
+        )
+        head = "".join(f"<th>{name}</th>" for name in ("", "mean", "p50", "p90", "p95", "p99", "max"))
+        return f"<table><tr>{head}</tr>{rows}</table>"
+
+
+def _frame(table: Callable[[], Any] | None) -> pl.DataFrame | None:
+    if table is None:
+        return None
+    import polars as pl
+
+    frame = pl.from_arrow(table())
+    assert isinstance(frame, pl.DataFrame)
+    return frame
