@@ -3,13 +3,13 @@
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from calibration.profiles import SPEC, Profile, load_profile, shipped_profiles
 from calibration.roofline import RooflineCost
 from engine.batch import Batch
-from traces.errors import KvcastError
 
 profile_app = typer.Typer(help="Cost and capacity profiles.", no_args_is_help=True)
 
@@ -27,9 +27,9 @@ STEPS = (
 @profile_app.command("list")
 def list_profiles() -> None:
     """List the profiles that come with kvcast."""
-    table = Table(title="profiles")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in ("name", "model", "GPU", "weights", "KV", "measured"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for name in shipped_profiles():
         one = load_profile(name)
         gpus = f"{one.tp} x {one.gpu}" if one.tp > 1 else one.gpu
@@ -45,12 +45,8 @@ def show_profile(
     name: Annotated[str, typer.Argument(help="Shipped name, YAML file or analytic:<gpu>/<model>")],
 ) -> None:
     """Show a profile's step times, its memory and where its numbers are from."""
-    try:
-        profile = load_profile(name)
-        tables = (_steps(profile), _memory(profile), _sources(profile))
-    except KvcastError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from error
+    profile = load_profile(name)
+    tables = (_steps(profile), _memory(profile), _sources(profile))
     console = Console()
     if profile.warning:
         console.print(profile.warning, style="bold yellow", markup=False)

@@ -1,6 +1,7 @@
 """Profiles: which cost model and which capacity a replica has, and where its numbers are from."""
 
 import re
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -207,9 +208,11 @@ def load_profile(name_or_path: str | Path) -> Profile:
     elif Path(name_or_path).is_file():
         profile = _parse(Path(name_or_path).read_text(encoding="utf-8"), name)
     else:
+        near = get_close_matches(name.lower(), shipped_profiles(), 1)
+        hint = f"did you mean {near[0]}? " if near else ""
         shipped = ", ".join(shipped_profiles())
         raise ConfigError(
-            f"profile {name!r} is neither a file nor shipped; shipped: {shipped}; or {SPEC}"
+            f"profile {name!r} is neither a file nor shipped; {hint}shipped: {shipped}; or {SPEC}"
         )
     try:
         profile.device.peak_flops_per_s(profile.weight_dtype)

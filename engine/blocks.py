@@ -338,14 +338,17 @@ class BlockManager:
 
     def _evict(self, blocks: int) -> None:
         self.evicted += blocks
+        eviction = self.eviction
         while blocks:
-            piece = self.eviction.victim()
+            piece = eviction.victim()
             size = piece.end - piece.start
-            cut = size if size < blocks else blocks
-            piece.end -= cut
-            blocks -= cut
-            if cut == size:
-                self.eviction.remove(piece)
+            if blocks < size:
+                piece.end -= blocks
+                return
+            blocks -= size
+            piece.end = piece.start
+            eviction.remove(piece)
+            if piece.indexed:
                 self._drop(piece)
 
     def _evict_named(self) -> int:
@@ -520,6 +523,7 @@ class BlockManager:
             self.register(seq, registered)
             if seq.contested_until:
                 piece = seq.open
+                assert piece is not None
                 end = piece.end
                 self._settle(seq)
         self._free_hashless(seq, blocks, end)

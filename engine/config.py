@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from traces.settings import Settings
+from traces.settings import Settings, known_name
 
 
 class SchedulerSettings(Settings):
@@ -37,12 +37,15 @@ class SchedulerSettings(Settings):
     async_scheduling: bool = True
     """Schedule a step while the one before runs: host time is hidden, news come a step late."""
 
-    @model_validator(mode="after")
-    def _check(self) -> "SchedulerSettings":
+    @field_validator("order")
+    @classmethod
+    def _known_order(cls, name: str) -> str:
         from engine.policies import ORDER
 
-        if self.order not in ORDER:
-            raise ValueError(f"order: unknown policy {self.order!r}; known: {', '.join(ORDER)}")
+        return known_name("policy", name, ORDER)
+
+    @model_validator(mode="after")
+    def _check(self) -> "SchedulerSettings":
         if self.prefill_first and self.chunked_prefill:
             raise ValueError("prefill_first: needs chunked_prefill: false")
         if self.prefill_first and self.async_scheduling:
@@ -62,14 +65,15 @@ class CacheSettings(Settings):
     eviction: str = "lru"
     """Which unreferenced blocks go first: a name in engine.eviction.EVICTION."""
 
-    @model_validator(mode="after")
-    def _check(self) -> "CacheSettings":
+    @field_validator("eviction")
+    @classmethod
+    def _known_eviction(cls, name: str) -> str:
         from engine.eviction import EVICTION
 
-        if self.eviction not in EVICTION:
-            raise ValueError(
-                f"eviction: unknown policy {self.eviction!r}; known: {', '.join(EVICTION)}"
-            )
+        return known_name("policy", name, EVICTION)
+
+    @model_validator(mode="after")
+    def _check(self) -> "CacheSettings":
         if self.allocation == "contiguous" and self.prefix_caching:
             raise ValueError("allocation: contiguous memory shares nothing; prefix_caching: false")
         return self

@@ -166,11 +166,18 @@ class Scheduler:
             budget = self._grant_running(batch, self._budget, threshold)
             if waiting and budget > 0 and not batch.preempted:
                 rival = self._admit(batch, budget, threshold)
-        for seq in batch.left_out:
-            self._left_behind(seq)
-        if not batch.decoding and not batch.prefills and not batch.preempted:
+        if batch.left_out:
+            self._left_behind(batch)
+        count = batch.decoding
+        if batch.prefills:
+            self._classify(batch)
+        elif count:
+            batch.decodes = count
+            batch.decode_context_tokens = self.decodes.context_tokens
+            for seq in batch.left_out:
+                batch.decode_context_tokens -= self.decodes.computed(seq)
+        elif not batch.preempted:
             return None
-        self._classify(batch)
         if not rival:
             batch.horizon = self._horizon(batch)
         return batch
@@ -386,7 +393,7 @@ class Scheduler:
             if finish < steps:
                 steps = finish
         more = steps - 1
-        if more and self._blocks_due(batch, more) > blocks.free:
+        if more and self._most_blocks_due(batch, more) > blocks.free < self._blocks_due(batch, more):
             fits = 0
             while more - fits > 1:
                 middle = (fits + more) // 2
@@ -396,6 +403,14 @@ class Scheduler:
                     fits = middle
             steps = fits + 1
         return steps
+
+    def _most_blocks_due(self, batch: Batch, steps: int) -> int:
+        """No less than the blocks that `steps` more repeats of `batch` need."""
+        block_tokens = self.blocks.block_tokens
+        due = batch.decoding * (steps // block_tokens + 1)
+        for _, chunk in batch.prefills:
+            due += chunk * steps // block_tokens + 1
+        return due
 
     def _blocks_due(self, batch: Batch, steps: int) -> int:
         """Blocks that `steps` more repeats of `batch` need."""
@@ -445,6 +460,8 @@ class Scheduler:
     def output(self, batch: Batch) -> list[Sequence]:
         """Take what the advanced batch's last step produced; returns the finished, in order."""
         finished: list[Sequence] = []
+        if not batch.exhausted:
+            return finished
         for seq in batch.exhausted:
             if seq.status == FINISHED:  # aborted meanwhile
                 continue
@@ -502,11 +519,13 @@ class Scheduler:
             seq.ahead = 0
             self._ahead -= 1
 
-    def _left_behind(self, seq: Sequence) -> None:
-        if self._asynchronous and not seq.ahead:
-            self._ahead += 1
+    def _left_behind(self, batch: Batch) -> None:
+        """The last token of those left out will be known when they are granted the next."""
         if self._asynchronous:
-            seq.ahead = 1
+            for seq in batch.left_out:
+                if not seq.ahead:
+                    self._ahead += 1
+                seq.ahead = 1
 
     def _catch_up(self, seq: Sequence) -> None:
         """A sequence that was left out is granted a token again: once, then it is like others."""

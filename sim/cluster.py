@@ -59,6 +59,8 @@ class Cluster:
         self._on_arrival: Any = on_arrival
         self._source: Iterator[Request] = iter(())
         self._next: Request | None = None
+        self._arrival: Any = _happening(env)
+        """Fires when `_next` arrives; used again for each."""
         self._arrivals: int = 0
         self._turns: dict[int, deque[Request]] = {}
         """Closed loop: turns of each session that are still to come."""
@@ -90,8 +92,11 @@ class Cluster:
         request = next(self._source, None)
         self._next = request
         if request is not None:
-            now = self._env._now
-            self._at(max(round(request.arrival_s * PICOSECONDS), now), self._arrive, URGENT)
+            env = self._env
+            wait = round(request.arrival_s * PICOSECONDS) - env._now
+            event = self._arrival
+            event.callbacks = [self._arrive]
+            env.schedule(event, URGENT, wait if wait > 0 else 0)
 
     def _arrive(self, event: Any) -> None:
         request = self._next
@@ -181,8 +186,14 @@ class Cluster:
 
     def _at(self, time: int, call: Callable[[Any], None], priority: int) -> None:
         env = self._env
-        event = Event(env)
-        event._ok = True
-        event._value = None
-        event.callbacks.append(call)  # type: ignore[union-attr]
+        event = _happening(env)
+        event.callbacks = [call]
         env.schedule(event, priority, time - env._now)
+
+
+def _happening(env: Any) -> Any:
+    """An event that carries no value: it only has to be scheduled."""
+    event: Any = Event(env)
+    event._ok = True
+    event._value = None
+    return event

@@ -38,6 +38,7 @@ class Replica:
         "_on_end",
         "_on_wake",
         "_records",
+        "_spare",
         "_start",
         "_steps",
         "_stop_at",
@@ -72,6 +73,8 @@ class Replica:
         self._on_end: Any = on_end
         self._asynchronous: bool = scheduler.settings.async_scheduling
         self._on_wake: Any = self._wake_late if self._asynchronous else self._wake
+        self._spare: Any = None
+        """A wake-up that has fired, to be used again."""
         self._event: Any = None
         """The pending wake-up; others of this replica are stale."""
         self._batch: Batch | None = None
@@ -119,14 +122,15 @@ class Replica:
         if event is not self._event:
             return
         self._event = None
+        self._spare = event
         now = self._env._now
         batch = self._batch
         if batch is not None:
             self.scheduler.advance(batch, self._steps)
             self._record(batch, now)
-            self._take_output(batch, now)
-            self._batch = None
-        batch = self._schedule()
+            if batch.exhausted or batch.completed:
+                self._take_output(batch, now)
+        batch = self._batch = self._schedule()
         if batch is not None:
             self._begin(batch, now)
             self._wake_at(self._busy_until)
@@ -137,6 +141,7 @@ class Replica:
         if event is not self._event:
             return
         self._event = None
+        self._spare = event
         now = self._env._now
         if self._in_flight is not None and now >= (
             self._start if self._batch is not None else self._busy_until
@@ -269,10 +274,14 @@ class Replica:
                     late.setdefault(seq, start)
 
     def _wake_at(self, time: int) -> None:
+        """Set the one pending wake-up; one that was pending is stale and will be ignored."""
         env = self._env
-        event = Event(env)
-        event._ok = True
-        event._value = None
-        event.callbacks.append(self._on_wake)  # type: ignore[union-attr]
+        event = self._spare
+        if event is None:
+            event = Event(env)
+            event._ok = True
+            event._value = None
+        self._spare = None
+        event.callbacks = [self._on_wake]
         self._event = event
         env.schedule(event, NORMAL, time - env._now)

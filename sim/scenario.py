@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -14,7 +14,7 @@ from engine.config import CacheSettings, SchedulerSettings
 from sim.router import ROUTERS
 from traces.errors import ConfigError
 from traces.pipeline import Operation
-from traces.settings import Settings, checked, read_mapping
+from traces.settings import Settings, checked, known_name, read_mapping
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "vllm": {},
@@ -51,7 +51,7 @@ decode. orca: iteration-level batching of whole prompts, memory reserved for the
 class TraceSettings(Settings):
     """Which requests are replayed."""
 
-    path: str = "sample:chat"
+    path: str = Field("sample:chat", min_length=1)
     """A file of any known format, or sample:NAME."""
     format: str | None = None
     """Its format; none: recognised."""
@@ -81,12 +81,8 @@ class ClusterSettings(Settings):
 
     @field_validator("router")
     @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in ROUTERS:
-            near = get_close_matches(name, ROUTERS, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"unknown router; {hint}known: {', '.join(ROUTERS)}")
-        return name
+    def _known_router(cls, name: str) -> str:
+        return known_name("router", name, ROUTERS)
 
 
 class MemorySettings(Settings):
@@ -133,16 +129,25 @@ class Scenario(Settings):
     def _apply_preset(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        name = values.get("preset", "vllm")
-        if name not in PRESETS:
-            raise ValueError(f"preset: unknown; known: {', '.join(PRESETS)}")
-        return merged(PRESETS[name], values)
+        given = {
+            name: value.model_dump(exclude_unset=True) if isinstance(value, Settings) else value
+            for name, value in values.items()
+        }
+        return merged(PRESETS.get(str(given.get("preset")), {}), given)
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, name: str) -> str:
+        return known_name("preset", name, PRESETS)
 
     @model_validator(mode="after")
     def _counts_something(self) -> Scenario:
         if self.end_s is not None and self.end_s <= self.warmup_s:
             raise ValueError("end_s must be after warmup_s")
         return self
+
+
+COMMAND_LINE: Final = "command line"
 
 
 def load_scenario(
@@ -152,6 +157,8 @@ def load_scenario(
 ) -> Scenario:
     """A scenario from a YAML file (or the defaults), then `options`, then the overrides.
 
+    What is wrong is said of the file, or of the command line if the file alone is right.
+
     Args:
         path: a YAML file; None: the defaults.
         overrides: settings as `dotted.name=value`.
@@ -160,19 +167,24 @@ def load_scenario(
     Raises:
         ConfigError: naming the file or override and the setting.
     """
-    where = str(path) if path is not None else "scenario"
-    values = merged(read_mapping(path) if path is not None else {}, options or {})
+    stated = read_mapping(path) if path is not None else {}
+    values = merged(stated, options or {})
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals or not name:
             raise ConfigError(f"--set {override}: expected NAME=VALUE, like cluster.replicas=8")
         values = merged(values, _nested(name, _parsed(text, override)))
-    return scenario_of(values, where)
+    try:
+        return scenario_of(values, COMMAND_LINE)
+    except ConfigError:
+        if path is not None:
+            scenario_of(stated, str(path))
+        raise
 
 
 def scenario_of(values: Mapping[str, Any], where: str = "scenario") -> Scenario:
     """Checked settings; raises ConfigError with the nearest name for an unknown one."""
-    _refuse_unknown(Scenario, values, where)
+    _refuse_unknown(Scenario, values, where, "")
     return checked(Scenario, dict(values), where)
 
 
@@ -205,14 +217,51 @@ def _parsed(text: str, override: str) -> Any:
         raise ConfigError(f"--set {override}: the value is no YAML") from None
 
 
-def _refuse_unknown(model: type[Any], values: Mapping[str, Any], where: str) -> None:
+def _refuse_unknown(
+    model: type[Settings], values: Mapping[str, Any], where: str, above: str
+) -> None:
     """Point out a misspelt setting with the nearest right one, before anything else is checked."""
     fields = model.model_fields
     for name, value in values.items():
         if name not in fields:
-            near = get_close_matches(str(name), fields, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(fields)}"
-            raise ConfigError(f"{where}: unknown setting {name!r}{hint}")
-        inner = fields[name].annotation
-        if isinstance(value, Mapping) and isinstance(inner, type) and issubclass(inner, Settings):
-            _refuse_unknown(inner, value, f"{where}: {name}")
+            hint = _nearest(str(name), model, above)
+            raise ConfigError(f"{where}: {above}{name}: unknown setting; {hint}")
+        inner = _settings_in(fields[name].annotation)
+        if inner is None:
+            continue
+        if isinstance(value, Mapping):
+            _refuse_unknown(inner, value, where, f"{above}{name}.")
+        elif isinstance(value, (list, tuple)):
+            for number, one in enumerate(value):
+                if isinstance(one, Mapping):
+                    _refuse_unknown(inner, one, where, f"{above}{name}.{number}.")
+
+
+def _nearest(name: str, model: type[Settings], above: str) -> str:
+    """A setting of the same name elsewhere, one spelt alike here or there, or all there are here."""
+    here = {field: f"{above}{field}" for field in model.model_fields}
+    everywhere = {setting.rpartition(".")[2]: setting for setting in setting_names()}
+    if name in everywhere:
+        return f"did you mean {everywhere[name]}?"
+    for known in (here, everywhere):
+        if near := get_close_matches(name, known, 1):
+            return f"did you mean {known[near[0]]}?"
+    return f"known: {', '.join(here.values())}"
+
+
+def setting_names(model: type[Settings] = Scenario, above: str = "") -> Iterator[str]:
+    """The dotted name of every setting of a scenario, in its order."""
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Settings):
+            yield from setting_names(inner, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
+
+
+def _settings_in(annotation: Any) -> type[Settings] | None:
+    """The settings that a field holds: itself, none or several of them."""
+    for one in (annotation, *get_args(annotation)):
+        if isinstance(one, type) and issubclass(one, Settings):
+            return one
+    return None

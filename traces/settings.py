@@ -1,13 +1,39 @@
 """Settings that come from YAML: frozen, unknown names refused, errors in one line."""
 
+from collections.abc import Collection
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from traces.errors import ConfigError
 
 _SHOWN_CHARACTERS = 60
+
+_UNKNOWN_NAME: Final = "unknown_name"
+
+_SAID: Final = {
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be below {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+    "literal_error": "must be {expected}",
+    "model_type": "must be a mapping of settings",
+    "tuple_type": "must be a list",
+}
+"""What is wrong, by pydantic's type of error; any other is said in pydantic's words."""
 
 
 class Settings(BaseModel):
@@ -48,10 +74,33 @@ def config_error(error: ValidationError, where: str) -> ConfigError:
     elif first["type"] == "missing":
         message = f"{begin}: is required"
     else:
-        got = _shortened(first["input"])
-        said = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        message = f"{begin}: {said[:1].lower()}{said[1:]}, got {got}"
+        message = f"{begin}: {_said(first)}"
     return ConfigError(f"{message} (and {len(others)} more)" if others else message)
+
+
+def _said(error: ErrorDetails) -> str:
+    kind, msg = error["type"], error["msg"]
+    if kind == _UNKNOWN_NAME:
+        return msg
+    if kind in _SAID:
+        said = _SAID[kind].format(**error.get("ctx", {}))
+    else:
+        said = msg.removeprefix("Value error, ").removeprefix("Input ")
+        said = f"{said[:1].lower()}{said[1:]}"
+    return f"{said}, got {_shortened(error['input'])}"
+
+
+def known_name(what: str, name: str, known: Collection[str]) -> str:
+    """`name`, for a validator; one that is not in `known` is refused with the nearest that is."""
+    if name not in known:
+        near = get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise PydanticCustomError(
+            _UNKNOWN_NAME,
+            "unknown {what} '{name}'; {hint}known: {known}",
+            {"what": what, "name": name, "hint": hint, "known": ", ".join(known)},
+        )
+    return name
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:

@@ -101,4 +101,4 @@ def test_the_command_line_lists_and_shows():
     for text in ("NOT MEASURED", "decode attention", "KV cache", "NVIDIA H200 datasheet"):
         assert text in shown.stdout
     failed = runner.invoke(profile_app, ["show", "analytic:h20/llama-3.1-8b"])
-    assert failed.exit_code == 2
+    assert isinstance(failed.exception, ConfigError)

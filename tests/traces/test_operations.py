@@ -165,12 +165,12 @@ def test_command_line_and_yaml_say_the_same(shared: Path) -> None:
     [
         ("foo:a=1", "--op foo:a=1: unknown operation 'foo'; known: window, thin, tile"),
         ("tile:copies", "--op tile:copies: 'copies' is no setting=value"),
-        ("tile:copies=0", "--op tile:copies=0: tile.copies: should be greater than or equal to 1"),
+        ("tile:copies=0", "--op tile:copies=0: tile.copies: must be at least 1, got '0'"),
         ("tile:copy=2", "--op tile:copy=2: tile.copy: unknown setting"),
         ("thin", "--op thin: thin.factor: is required"),
-        ("thin:factor=1.5", "--op thin:factor=1.5: thin.factor: should be less than or equal to 1"),
+        ("thin:factor=1.5", "--op thin:factor=1.5: thin.factor: must be at most 1, got '1.5'"),
         ("window:start_s=9,end_s=3", "--op window:start_s=9,end_s=3: window: end_s must be after"),
-        ("compress_time:factor=nan", "--op compress_time:factor=nan: compress_time.factor: should"),
+        ("compress_time:factor=nan", "--op compress_time:factor=nan: compress_time.factor: must"),
     ],
 )
 def test_a_wrong_operation_is_one_line(text: str, message: str) -> None:

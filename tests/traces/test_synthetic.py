@@ -247,7 +247,7 @@ def test_a_fit_needs_something_to_fit() -> None:
     [
         ({}, "test: arrivals: is required"),
         ({"arrivals": {"rate": 1}, "requests": None}, "test: give duration_s, requests or both"),
-        ({"arrivals": {"rate": 0}}, "test: arrivals.rate.constant.per_s: should be greater than"),
+        ({"arrivals": {"rate": 0}}, "test: arrivals.rate.constant.per_s: must be above 0"),
         ({"arrivals": {"rate": 1, "cv": 2}}, "test: arrivals: process poisson takes no cv; gamma"),
         ({"arrivals": {"rate": 1, "process": "gamma"}}, "test: arrivals: process gamma needs cv"),
         ({"arrivals": {"rate": 1}, "sed": 3}, "test: sed: unknown setting"),
