@@ -27,7 +27,7 @@ STEPS = (
 @profile_app.command("list")
 def list_profiles() -> None:
     """List the profiles that come with kvcast."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for column in ("name", "model", "GPU", "weights", "KV", "measured"):
         table.add_column(column, no_wrap=True)
     for name in shipped_profiles():

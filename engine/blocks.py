@@ -206,13 +206,19 @@ class BlockManager:
         at = 0
         shared = seq.shared_blocks
         while True:
-            piece = self._find(seq, at)
-            if piece is None:
-                if at < shared:
-                    announced = self._index.get(self._key(seq, at))
-                    if announced is not None and announced.owner is not seq:
-                        hit.rival = announced.owner
-                break
+            if at < shared:
+                first = self._index.get(self._key(seq, at))
+                piece = first
+                while piece is not None and self._end(piece) <= at:
+                    piece = piece.later
+                if piece is None:
+                    if first is not None and first.owner is not seq:
+                        hit.rival = first.owner
+                    break
+            else:
+                piece = self._find_kept(seq, at)
+                if piece is None:
+                    break
             if at >= limit:
                 hit.copied = True
                 break
@@ -232,7 +238,7 @@ class BlockManager:
             if reach > stop:
                 hit.copied = True
                 break
-            if stop == end and piece.is_open and owner is not seq and self._agree(owner, seq, at):
+            if piece.is_open and stop == end and owner is not seq and self._agree(owner, seq, at):
                 hit.rival = owner
         hit.blocks = at
         return hit
@@ -242,13 +248,8 @@ class BlockManager:
         last = ((block + 1) * block_tokens - 1) // self._hash_tokens
         return seq.hashes[last] * self._parts + block % self._parts
 
-    def _find(self, seq: Sequence, block: int) -> Piece | None:
-        """The oldest registered piece that begins with block `block` of `seq`."""
-        if block < seq.shared_blocks:
-            piece = self._index.get(self._key(seq, block))
-            while piece is not None and self._end(piece) <= block:
-                piece = piece.later
-            return piece
+    def _find_kept(self, seq: Sequence, block: int) -> Piece | None:
+        """The oldest piece that begins with block `block`, which only `seq` itself can have."""
         for piece in seq.kept:
             if piece.start == block and piece.end > block:
                 return piece
@@ -256,8 +257,11 @@ class BlockManager:
 
     def _end(self, piece: Piece) -> int:
         """First block past what is registered of `piece`."""
+        if not piece.is_open:
+            return piece.end
         owner = piece.owner
-        if not piece.is_open or owner is None or owner.contested_until:
+        assert owner is not None
+        if owner.contested_until:
             return piece.end
         return max(piece.start, self.registered_tokens(owner) // self.block_tokens)
 
@@ -471,7 +475,7 @@ class BlockManager:
     def _is_registered(self, seq: Sequence, block: int) -> bool:
         if block < seq.shared_blocks:
             return self._match(seq, block + 1).blocks > block
-        return self._find(seq, block) is not None
+        return self._find_kept(seq, block) is not None
 
     def _register_copy(self, seq: Sequence, piece: Piece, block: int) -> Piece:
         """Make `block` a piece of its own; returns the new open piece after it."""

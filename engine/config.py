@@ -13,11 +13,11 @@ class SchedulerSettings(Settings):
     Source of names and defaults: vLLM 0.33.0, `vllm.config.SchedulerConfig` and `CacheConfig`.
     """
 
-    max_num_seqs: int = Field(1024, ge=1)
+    max_num_seqs: int = Field(default=1024, ge=1)
     """Sequences running at once."""
-    max_num_batched_tokens: int = Field(8192, ge=1)
+    max_num_batched_tokens: int = Field(default=8192, ge=1)
     """Token budget of a step; static batching does not look at it."""
-    max_model_len: int | None = Field(None, ge=2)
+    max_model_len: int | None = Field(default=None, ge=2)
     """Tokens (prompt + output) at which a sequence is ended; prompts must be shorter. None: what
     the model and the pool allow."""
     order: str = "fcfs"
@@ -28,11 +28,11 @@ class SchedulerSettings(Settings):
     """Steps of whole prompts come before decode steps and are not mixed with them (vLLM V0)."""
     chunked_prefill: bool = True
     """A prompt may be computed in several steps."""
-    long_prefill_token_threshold: int = Field(0, ge=0)
+    long_prefill_token_threshold: int = Field(default=0, ge=0)
     """Most tokens of one prompt in a step while others are there; 0: no limit."""
     reserve_full_sequence: bool = True
     """Admit only what fits whole, although its blocks are taken chunk by chunk."""
-    watermark: float = Field(0.0, ge=0.0, lt=1.0)
+    watermark: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the pool that admissions leave free while something runs."""
     async_scheduling: bool = True
     """Schedule a step while the one before runs: host time is hidden, news come a step late."""
@@ -56,7 +56,7 @@ class SchedulerSettings(Settings):
 class CacheSettings(Settings):
     """How KV memory is laid out and kept."""
 
-    block_tokens: int = Field(16, ge=1)
+    block_tokens: int = Field(default=16, ge=1)
     """Tokens a block holds."""
     allocation: Literal["paged", "contiguous"] = "paged"
     """contiguous: every sequence gets room for max_model_len tokens at once, as before paging."""

@@ -76,6 +76,8 @@ class Scheduler:
         )
         self.running: dict[Sequence, None] = {}
         """In admission order."""
+        self.waiting: int = 0
+        """Sequences queued."""
         self._queue: deque[Sequence] = deque()
         self._heap: list[tuple[tuple[float, ...], str, Sequence]] = []
         self._prefills: list[Sequence] = []
@@ -121,11 +123,12 @@ class Scheduler:
 
     def add(self, seq: Sequence) -> bool:
         """Queue a sequence; returns whether the next step may now be another than foreseen."""
+        self.waiting += 1
         if self._key is None:
             self._queue.append(seq)
-            return len(self._queue) == 1
+            return self.waiting == 1
         self._push(seq)
-        return self._heap[0][2] is seq or len(self._heap) == 1
+        return self._heap[0][2] is seq
 
     def abort(self, seq: Sequence) -> None:
         """Drop a queued or running sequence and free its blocks; between two steps only."""
@@ -140,14 +143,9 @@ class Scheduler:
         seq.status = FINISHED
 
     @property
-    def waiting(self) -> int:
-        """Sequences queued."""
-        return len(self._queue) if self._key is None else len(self._heap)
-
-    @property
     def idle(self) -> bool:
         """Nothing runs and nothing waits."""
-        return not self.running and not self._queue and not self._heap
+        return not self.running and not self.waiting
 
     # ---- the step
 
@@ -161,7 +159,7 @@ class Scheduler:
             if not batch.admitted:
                 self._grant_running(batch, self._budget, self._threshold)
         else:
-            waiting = len(self._queue) or len(self._heap)
+            waiting = self.waiting
             threshold = self._threshold if len(self.running) + waiting > 1 else 0
             budget = self._grant_running(batch, self._budget, threshold)
             if waiting and budget > 0 and not batch.preempted:
@@ -173,9 +171,11 @@ class Scheduler:
             self._classify(batch)
         elif count:
             batch.decodes = count
-            batch.decode_context_tokens = self.decodes.context_tokens
+            decodes = self.decodes
+            context = decodes.base_sum + decodes.size * decodes.epoch
             for seq in batch.left_out:
-                batch.decode_context_tokens -= self.decodes.computed(seq)
+                context -= decodes.computed(seq)
+            batch.decode_context_tokens = context
         elif not batch.preempted:
             return None
         if not rival:
@@ -327,6 +327,7 @@ class Scheduler:
                 heappop(self._heap)
             seq.prefill_end = known
             seq.base = tokens
+            self.waiting -= 1
             self._admissions += 1
             seq.admission = self._admissions
             seq.status = RUNNING
@@ -376,7 +377,7 @@ class Scheduler:
         blocks, decodes = self.blocks, self.decodes
         if blocks.contested or (self._prefill_first and batch.prefills):
             return 1
-        if self._exhausted and (self._queue or self._heap or self._threshold):
+        if self._exhausted and (self.waiting or self._threshold):
             return 1  # it is about to leave its blocks, its place, or another request alone
         steps = UNLIMITED
         for seq, chunk in batch.prefills:
@@ -499,6 +500,7 @@ class Scheduler:
         seq.status = WAITING
         seq.base = 0
         seq.preemptions += 1
+        self.waiting += 1
         if self._key is None:
             self._queue.appendleft(seq)
         else:
@@ -542,6 +544,7 @@ class Scheduler:
         heappush(self._heap, (self._key(seq), str(seq.request.request_id), seq))
 
     def _unqueue(self, seq: Sequence) -> None:
+        self.waiting -= 1
         if self._key is None:
             self._queue.remove(seq)
         else:

@@ -27,8 +27,21 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from sim.replay import installed_version
+
+        typer.echo(f"kvcast {installed_version()}")
+        raise typer.Exit
+
+
 @app.callback()
-def kvcast() -> None:
+def kvcast(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
     """KV cache forecast: how many GPUs, which policy, what latency, on this traffic?"""
 
 
@@ -39,12 +52,14 @@ def replay(
     ] = None,
     trace: Annotated[str | None, typer.Option(help="Trace file, or sample:NAME.")] = None,
     profile: Annotated[str | None, typer.Option(help="Profile; see `kvcast profile list`.")] = None,
-    replicas: Annotated[int | None, typer.Option(help="Engine instances.")] = None,
+    replicas: Annotated[str | None, typer.Option(metavar="N", help="Engine instances.")] = None,
     router: Annotated[str | None, typer.Option(help="How requests are spread.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="Way of serving: vllm, vllm-v0, orca, static.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seed: Annotated[
+        str | None, typer.Option(metavar="N", help="Seed of everything random.")
+    ] = None,
     slo: Annotated[
         str | None, typer.Option(help="Limits of a good request: ttft=1s,tpot=50ms,e2e=30s.")
     ] = None,
@@ -52,6 +67,9 @@ def replay(
         list[str] | None,
         typer.Option(help="Operation on the trace, NAME:setting=value,...; repeatable."),
     ] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Count malformed rows instead of failing.")
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting, such as scheduler.max_num_seqs=256; repeatable."),
@@ -69,11 +87,11 @@ def replay(
     from sim.folder import replay_to_folder
     from sim.replay import replay as replay_in_memory
     from sim.report.table import summary_table
-    from sim.scenario import load_scenario, merged, scenario_of
+    from sim.scenario import load_scenario
     from traces.pipeline import parse_operation
 
     options: dict[str, Any] = {
-        "trace": {"path": trace},
+        "trace": {"path": trace, "skip_bad_rows": skip_bad_rows or None},
         "profile": profile,
         "cluster": {"replicas": replicas, "router": router},
         "preset": preset,
@@ -81,11 +99,8 @@ def replay(
         "slo": _limits(slo) if slo is not None else None,
     }
     if op:
-        operations = [parse_operation(one) for one in op]
-        options["trace"]["operations"] = [
-            one.model_dump(mode="json", exclude_none=True) for one in operations
-        ]
-    settings = load_scenario(scenario, set_ or (), merged({}, _given(options)))
+        options["trace"]["operations"] = [parse_operation(one).model_dump() for one in op]
+    settings = load_scenario(scenario, set_ or (), _given(options))
     console = Console()
     with _progress() as progress:
         if out is None:
@@ -125,12 +140,14 @@ def _limits(text: str) -> dict[str, float]:
     """`ttft=1s,tpot=50ms` as the scenario's `slo` settings."""
     limits: dict[str, float] = {}
     for part in text.split(","):
-        match = re.fullmatch(r"(ttft|tpot|e2e)=([0-9.]+)(s|ms|us|min)", part.strip())
+        match = re.fullmatch(r"(ttft|tpot|e2e)=(\d+(?:\.\d*)?)(s|ms|us|min)", part.strip())
         if match is None:
             raise ConfigError(
                 f"--slo {text}: '{part}' is no limit; expected ttft, tpot or e2e with a unit,"
                 " like ttft=1s,tpot=50ms"
             )
+        if f"{match[1]}_s" in limits:
+            raise ConfigError(f"--slo {text}: {match[1]} is limited twice; expected once")
         limits[f"{match[1]}_s"] = float(match[2]) * UNITS_S[match[3]]
     return limits
 
@@ -159,17 +176,34 @@ def _progress() -> Generator[Progress | None]:
 def main() -> None:
     """Entry point: user errors are one line on stderr and exit code 2."""
     try:
-        app(standalone_mode=False)
+        code: Any = app(standalone_mode=False)
     except KvcastError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    except typer.Exit as exit:
-        sys.exit(exit.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted; nothing was written", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        if (show := getattr(error, "show", None)) is None:
+        complaint = _complaint(error)
+        if complaint is None:
             raise
-        show()  # the command line's own complaint about an option
+        if complaint:
+            print(f"error: {complaint}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complaint(error: Exception) -> str | None:
+    """What the command line itself finds wrong, in one line; None for any other error.
+
+    Empty where no command was named and the help was shown instead.
+    """
+    message: Any = getattr(error, "format_message", None)
+    if message is None:
+        return None
+    said = " ".join(str(message()).split())
+    if not said:
+        return ""
+    context: Any = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else app.info.name
+    return f"{said.rstrip('.')}; see '{command} --help'"

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from os import getpid
 from pathlib import Path
@@ -21,6 +22,7 @@ REQUESTS = "requests.parquet"
 SEGMENTS = "segments.parquet"
 REPORT = "report.html"
 TIMELINE = "timeline.json.gz"
+FILES = frozenset({SCENARIO, SUMMARY, REQUESTS, SEGMENTS, REPORT, TIMELINE})
 
 
 def replay_to_folder(
@@ -50,12 +52,11 @@ def replay_to_folder(
     """
     _check_replaceable(folder)
     run = Run(scenario)
-    part = folder.absolute().with_name(f".{folder.absolute().name}.{getpid()}.part")
+    target = folder.resolve()
+    part = target.with_name(f".{target.name}.{getpid()}.part")
+    new = [parent for parent in part.parents if not parent.exists()]
     try:
         part.mkdir(parents=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from None
-    try:
         _serve(run, part, keep_requests, keep_segments, progress)
         result = _result(run, part, keep_requests, keep_segments)
         (part / SCENARIO).write_text(to_yaml(scenario), encoding="utf-8")
@@ -63,9 +64,14 @@ def replay_to_folder(
         (part / SUMMARY).write_text(summary + "\n", encoding="utf-8")
         if report:
             _draw(result, part)
-        _replace(folder.absolute(), part)
+        _replace(target, part)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):
+            for parent in new:
+                parent.rmdir()  # as long as they are empty
     return _result(run, folder, keep_requests, keep_segments)
 
 
@@ -116,17 +122,31 @@ def _draw(result: Result, folder: Path) -> None:
 
 
 def _check_replaceable(folder: Path) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: is a file; expected a folder to write")
-    if any(folder.iterdir()) and not (folder / SCENARIO).exists():
-        raise ConfigError(f"{folder}: holds other files; expected a new, empty or run folder")
+    """Only what kvcast wrote is ever replaced: a stray file may be somebody's work."""
+    try:
+        held = {path.name for path in folder.iterdir()} if folder.exists() else set[str]()
+    except NotADirectoryError:
+        raise ConfigError(f"{folder}: is a file; expected a folder to write") from None
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read: {error.strerror or error}") from None
+    foreign = sorted(held - FILES)
+    if not foreign and held and not {SCENARIO, SUMMARY} <= held:
+        foreign = sorted(held)
+    if foreign:
+        raise ConfigError(
+            f"{folder}: holds {foreign[0]}, which is not from an earlier run;"
+            " expected a new, empty or run folder"
+        )
 
 
 def _replace(folder: Path, part: Path) -> None:
     old = folder.with_name(f".{folder.name}.{getpid()}.old")
     if folder.exists():
         folder.rename(old)
-    part.rename(folder)
+    try:
+        part.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)

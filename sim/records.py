@@ -1,11 +1,11 @@
 """Rows of a run on their way to metrics, frames and files, in constant memory.
 
-Requests and segments are appended to arrays of integers; each full array is added to the metrics
-and handed to a sink (a Parquet file, a list, or nothing), then emptied.
+Requests and segments are packed into buffers of integers; each full buffer is added to the metrics
+and handed to a sink (a Parquet file, a list, or nothing), then used again.
 """
 
-from array import array
 from collections.abc import Callable
+from struct import Struct
 from typing import Any, Final
 
 import numpy as np
@@ -40,6 +40,37 @@ BUFFER_ROWS: Final = 16_384
 Sink = Callable[[Rows], None]
 
 
+class RowBuffer:
+    """Rows of integers, packed: several times as fast as appending them to an array."""
+
+    __slots__ = ("_at", "_bytes", "_on_full", "_pack", "_row_bytes", "_size")
+
+    def __init__(self, columns: int, on_full: Callable[[], None]) -> None:
+        """`on_full` is called when there is no room for another row; it must empty the buffer."""
+        self._on_full: Any = on_full
+        packing = Struct(f"{columns}q")
+        self._pack: Any = packing.pack_into
+        self._row_bytes: int = packing.size
+        self._bytes: bytearray = bytearray(packing.size * BUFFER_ROWS)
+        self._size: int = len(self._bytes)
+        self._at: int = 0
+
+    def append(self, row: tuple[int, ...]) -> None:
+        """Add a row."""
+        at = self._at
+        self._pack(self._bytes, at, *row)
+        at += self._row_bytes
+        self._at = at
+        if at == self._size:
+            self._on_full()
+
+    def emptied(self) -> Rows:
+        """All rows since the last time, [rows, columns]."""
+        rows = np.frombuffer(self._bytes, dtype=np.int64, count=self._at // 8).copy()
+        self._at = 0
+        return rows.reshape(-1, self._row_bytes // 8)
+
+
 class Records:
     """Collects rows, keeps the running totals."""
 
@@ -54,11 +85,9 @@ class Records:
         self.metrics = metrics
         self._request_sink = requests
         self._segment_sink = segments
-        self._requests: Any = array("q")
-        self._segments: Any = array("q")
+        self.request_rows = RowBuffer(len(REQUEST_COLUMNS), self._flush_requests)
+        self.segment_rows = RowBuffer(len(SEGMENT_COLUMNS), self._flush_segments)
         self._gaps: list[tuple[int, int]] = []
-        self._request_limit: int = BUFFER_ROWS * len(REQUEST_COLUMNS)
-        self._segment_limit: int = BUFFER_ROWS * len(SEGMENT_COLUMNS)
         self.segments = 0
         self.steps = 0
         self.busy_ps = 0
@@ -70,20 +99,6 @@ class Records:
         self.most_sequences = 0
         self.last_end_ps = 0
 
-    def request(self, row: tuple[int, ...]) -> None:
-        """Append a request's row (engine.metrics.REQUEST_COLUMNS)."""
-        rows = self._requests
-        rows.extend(row)
-        if len(rows) >= self._request_limit:
-            self._flush_requests()
-
-    def segment(self, row: tuple[int, ...]) -> None:
-        """Append a segment's row (SEGMENT_COLUMNS)."""
-        rows = self._segments
-        rows.extend(row)
-        if len(rows) >= self._segment_limit:
-            self._flush_segments()
-
     def gap(self, duration_ps: int, count: int) -> None:
         """Count a gap between tokens that no segment shows; a negative count takes one back."""
         self._gaps.append((duration_ps, count))
@@ -94,7 +109,7 @@ class Records:
         self._flush_segments()
 
     def _flush_requests(self) -> None:
-        rows = _emptied(self._requests, len(REQUEST_COLUMNS))
+        rows = self.request_rows.emptied()
         if len(rows):
             self.metrics.add(rows)
             self.last_end_ps = max(self.last_end_ps, int(rows[:, 11].max()))
@@ -102,7 +117,7 @@ class Records:
                 self._request_sink(rows)
 
     def _flush_segments(self) -> None:
-        rows = _emptied(self._segments, len(SEGMENT_COLUMNS))
+        rows = self.segment_rows.emptied()
         if len(rows) == 0:
             return
         itl = self.metrics.latency["itl_s"]
@@ -129,8 +144,3 @@ class Records:
         if self._segment_sink is not None:
             self._segment_sink(rows)
 
-
-def _emptied(buffer: Any, columns: int) -> Rows:
-    rows = np.frombuffer(buffer, dtype=np.int64).reshape(-1, columns).copy()
-    del buffer[:]
-    return rows

@@ -173,7 +173,7 @@ class Run:
             replica.scheduler.blocks.evicted for replica in cluster.replicas
         )
         return {
-            "kvcast": _version(),
+            "kvcast": installed_version(),
             "name": self.scenario.name,
             "profile": {
                 "name": self.profile.name,
@@ -275,7 +275,8 @@ def _ps(seconds: float) -> int:
     return round(seconds * PICOSECONDS)
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """kvcast's version, or "unknown" in a tree that was not installed."""
     try:
         return version("kvcast")
     except PackageNotFoundError:

@@ -24,6 +24,7 @@ class Replica:
     """
 
     __slots__ = (
+        "_add_segment",
         "_asynchronous",
         "_batch",
         "_busy_until",
@@ -70,6 +71,7 @@ class Replica:
         self.scheduler: Scheduler = scheduler
         self._cost: Any = cost
         self._records: Records = records
+        self._add_segment: Any = records.segment_rows.append
         self._on_end: Any = on_end
         self._asynchronous: bool = scheduler.settings.async_scheduling
         self._on_wake: Any = self._wake_late if self._asynchronous else self._wake
@@ -188,7 +190,8 @@ class Replica:
         self._first = first
         self._growth = growth
         self._steps = steps
-        self._busy_until = start + duration_ps(first, growth, steps)
+        # duration_ps, written out for speed
+        self._busy_until = start + steps * first + growth * (steps * (steps - 1) // 2)
         for seq in batch.admitted:
             if seq.first_scheduled < 0:
                 seq.first_scheduled = start
@@ -231,7 +234,7 @@ class Replica:
         scheduler = self.scheduler
         if self._late or batch.left_out or scheduler.settings.prefill_first:
             self._account_late(batch)
-        self._records.segment(
+        self._add_segment(
             (
                 self.index,
                 self._start,

@@ -25,14 +25,22 @@ class Result:
     _requests: Callable[[], Any] | None = field(default=None, repr=False)
     _segments: Callable[[], Any] | None = field(default=None, repr=False)
 
-    @cached_property
+    @property
     def requests(self) -> pl.DataFrame | None:
         """One row a request, in the order they ended; None if they were not kept."""
+        return self._request_frame
+
+    @property
+    def segments(self) -> pl.DataFrame | None:
+        """One row a run of identical steps; None if they were not kept."""
+        return self._segment_frame
+
+    @cached_property
+    def _request_frame(self) -> pl.DataFrame | None:
         return _frame(self._requests)
 
     @cached_property
-    def segments(self) -> pl.DataFrame | None:
-        """One row a run of identical steps; None if they were not kept."""
+    def _segment_frame(self) -> pl.DataFrame | None:
         return _frame(self._segments)
 
     def plot(self, name: str | None = None) -> go.Figure | dict[str, go.Figure]:
@@ -59,7 +67,8 @@ class Result:
             for name, values in latency.items()
             if values
         )
-        head = "".join(f"<th>{name}</th>" for name in ("", "mean", "p50", "p90", "p95", "p99", "max"))
+        names = ("", "mean", "p50", "p90", "p95", "p99", "max")
+        head = "".join(f"<th>{name}</th>" for name in names)
         return f"<table><tr>{head}</tr>{rows}</table>"
 
 

@@ -51,15 +51,15 @@ decode. orca: iteration-level batching of whole prompts, memory reserved for the
 class TraceSettings(Settings):
     """Which requests are replayed."""
 
-    path: str = Field("sample:chat", min_length=1)
+    path: str = Field(default="sample:chat", min_length=1)
     """A file of any known format, or sample:NAME."""
     format: str | None = None
     """Its format; none: recognised."""
     skip_bad_rows: bool = False
     """Count malformed rows instead of stopping at them."""
-    rate_per_s: float | None = Field(None, gt=0)
+    rate_per_s: float | None = Field(default=None, gt=0)
     """Rate at which to draw arrivals for a trace that has none."""
-    hash_tokens: int = Field(512, ge=1)
+    hash_tokens: int = Field(default=512, ge=1)
     """Block size of a Mooncake trace's hashes."""
     operations: tuple[Operation, ...] = ()
     """Applied in order; see docs/traces.md."""
@@ -68,13 +68,13 @@ class TraceSettings(Settings):
 class ClusterSettings(Settings):
     """How many replicas, and how requests reach them."""
 
-    replicas: int = Field(1, ge=1)
+    replicas: int = Field(default=1, ge=1)
     """Engine instances; each has the profile's GPUs."""
     router: str = "round-robin"
     """A name in sim.router.ROUTERS."""
-    max_queue: int | None = Field(None, ge=0)
+    max_queue: int | None = Field(default=None, ge=0)
     """A busy replica with this many requests waiting rejects more; none: no limit."""
-    request_timeout_s: float | None = Field(None, gt=0)
+    request_timeout_s: float | None = Field(default=None, gt=0)
     """A client gives up when its last token is not there after this long; none: never."""
     closed_loop: bool = False
     """A session's next turn comes after the answer before it and its think time."""
@@ -88,25 +88,25 @@ class ClusterSettings(Settings):
 class MemorySettings(Settings):
     """How many KV blocks a replica has."""
 
-    num_blocks: int | None = Field(None, ge=2)
+    num_blocks: int | None = Field(default=None, ge=2)
     """Blocks of a replica, one of which is vLLM's null block; none: what its memory holds."""
-    memory_share: float = Field(0.9, gt=0, le=1)
+    memory_share: float = Field(default=0.9, gt=0, le=1)
     """Share of the GPU's memory that the engine uses (vLLM's gpu_memory_utilization)."""
 
 
 class SloSettings(Settings):
     """Limits that a good request keeps; none: no limit."""
 
-    ttft_s: float | None = Field(None, gt=0)
-    tpot_s: float | None = Field(None, gt=0)
-    e2e_s: float | None = Field(None, gt=0)
+    ttft_s: float | None = Field(default=None, gt=0)
+    tpot_s: float | None = Field(default=None, gt=0)
+    e2e_s: float | None = Field(default=None, gt=0)
 
 
 class Scenario(Settings):
     """A run: trace, profile, cluster, policies, seed. Equal scenarios give byte-equal results."""
 
     name: str = "replay"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     preset: str = "vllm"
     """A way of serving in PRESETS, which the settings below override."""
     trace: TraceSettings = TraceSettings()
@@ -119,9 +119,9 @@ class Scenario(Settings):
     cache: CacheSettings = CacheSettings()
     memory: MemorySettings = MemorySettings()
     slo: SloSettings = SloSettings()
-    warmup_s: float = Field(0.0, ge=0)
+    warmup_s: float = Field(default=0.0, ge=0)
     """Requests that arrive before this are served, but not counted in the summary."""
-    end_s: float | None = Field(None, gt=0)
+    end_s: float | None = Field(default=None, gt=0)
     """Cut-off; what is not done by then is unfinished. None: until all is served."""
 
     @model_validator(mode="before")
@@ -238,7 +238,7 @@ def _refuse_unknown(
 
 
 def _nearest(name: str, model: type[Settings], above: str) -> str:
-    """A setting of the same name elsewhere, one spelt alike here or there, or all there are here."""
+    """A setting of this name elsewhere, one spelt alike here or there, or all there are here."""
     here = {field: f"{above}{field}" for field in model.model_fields}
     everywhere = {setting.rpartition(".")[2]: setting for setting in setting_names()}
     if name in everywhere:

@@ -10,9 +10,9 @@ On the command line it is `NAME:setting=value,setting=value`: `window:start_s=0,
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from traces import operations
 from traces.errors import ConfigError
@@ -86,6 +86,10 @@ class Operation(Settings):
         if len(self._given()) != 1:
             raise ValueError(f"must name one operation of {', '.join(OPERATIONS)}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_others(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value is not None}
 
     def _given(self) -> list[str]:
         return [name for name in OPERATIONS if getattr(self, name) is not None]
