@@ -68,7 +68,6 @@ class LinearCost:
             self.step_ps
             + self.prefill_token_ps * batch.prefill_tokens
             + self.decode_ps * batch.decodes
-            + self.context_token_ps
-            * (batch.decode_context_tokens + batch.prefill_context_tokens)
+            + self.context_token_ps * (batch.decode_context_tokens + batch.prefill_context_tokens)
         )
         return first, self.context_token_ps * tokens, batch.horizon

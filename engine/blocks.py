@@ -50,7 +50,8 @@ class Piece:
         self.end: int = end
         """While open: maintained only if its owner is contested, else derived from its progress."""
         self.owner: Sequence | None = owner
-        """The sequence that computed it."""
+        """The sequence that computed it; None: nobody can hit it any more, it only has a place in
+        the eviction order."""
         self.refs: int = 1
         self.is_open: bool = False
         """Its owner is still computing at its end."""
@@ -538,13 +539,18 @@ class BlockManager:
             piece.refs = 0
             if self.named:
                 piece.names = seq.table[piece.start : end]
-            if piece.start >= seq.shared_blocks and seq.status != FINISHED:
-                seq.kept.append(piece)
+            if not piece.indexed:
+                if seq.status != FINISHED:
+                    seq.kept.append(piece)
+                elif not self.named:
+                    piece.owner = None
             self._queue(piece)
         else:
             self._drop(piece)
         if seq.held:
             self._release_held(seq, piece.start)
+        if seq.kept and seq.status == FINISHED:
+            seq.kept = []  # nobody will look, and sequence and pieces would keep each other alive
         if self.named:
             seq.table = []
 

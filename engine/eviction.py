@@ -45,10 +45,13 @@ class LeastRecentlyFreed:
         self._ends: Piece = ends
 
     def push(self, piece: Piece) -> None:
-        """Queue `piece` as the last to go."""
+        """Queue `piece` as the last to go; what nobody can hit joins its like before it."""
         ends = self._ends
         last = ends.before
         assert last is not None
+        if piece.owner is None and last.owner is None and last is not ends:
+            last.end += piece.end - piece.start
+            return
         last.after = piece
         piece.before = last
         piece.after = ends

@@ -93,9 +93,9 @@ def replay(
     options: dict[str, Any] = {
         "trace": {"path": trace, "skip_bad_rows": skip_bad_rows or None},
         "profile": profile,
-        "cluster": {"replicas": replicas, "router": router},
+        "cluster": {"replicas": _number(replicas), "router": router},
         "preset": preset,
-        "seed": seed,
+        "seed": _number(seed),
         "slo": _limits(slo) if slo is not None else None,
     }
     if op:
@@ -131,6 +131,11 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
         if value is not None:
             given[name] = value
     return given
+
+
+def _number(text: str | None) -> int | str | None:
+    """The number an option states; anything else as it is, for the settings to refuse by name."""
+    return int(text) if text is not None and re.fullmatch(r"-?[0-9]+", text) else text
 
 
 UNITS_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "min": 60.0}
@@ -176,13 +181,12 @@ def _progress() -> Generator[Progress | None]:
 def main() -> None:
     """Entry point: user errors are one line on stderr and exit code 2."""
     try:
-        code: Any = app(standalone_mode=False)
+        code: Any = app(standalone_mode=False, prog_name=app.info.name)
     except KvcastError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; nothing was written", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except Exception as error:
         complaint = _complaint(error)
         if complaint is None:
@@ -190,6 +194,8 @@ def main() -> None:
         if complaint:
             print(f"error: {complaint}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    if code == INTERRUPTED:
+        print("interrupted; nothing was written", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 

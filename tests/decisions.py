@@ -121,7 +121,9 @@ def cached_contents(core: Scheduler) -> int:
     contents = set()
     for piece, end in pieces.values():
         for block in range(piece.start, end):
-            if block < piece.owner.shared_blocks:
+            if piece.owner is None:
+                contents.add((id(piece), block))
+            elif block < piece.owner.shared_blocks:
                 contents.add(blocks._key(piece.owner, block))
             else:
                 contents.add((piece.owner.number, block))

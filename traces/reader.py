@@ -106,21 +106,21 @@ def open_trace(
     Raises TraceError when the file is missing, unreadable or of no known format; a malformed row
     is found while iterating.
     """
-    path = _located(str(path))
+    given, path = path, _located(str(path))
     if rate_per_s is not None and not 0 < rate_per_s < float("inf"):
-        raise TraceError(f"{path}: rate_per_s is {rate_per_s}; expected a finite number > 0")
+        raise TraceError(f"{given}: rate_per_s is {rate_per_s}; expected a finite number > 0")
     if hash_tokens < 1:
-        raise TraceError(f"{path}: hash_tokens is {hash_tokens}; expected a whole number >= 1")
+        raise TraceError(f"{given}: hash_tokens is {hash_tokens}; expected a whole number >= 1")
     with open_text(path) as file:
         first_line = _first_line(path, file.readline)
     if format is None:
         format = _recognised(first_line, path)
     elif format not in FORMATS:
-        raise TraceError(f"{path}: unknown format '{format}'; known: {', '.join(FORMATS)}")
+        raise TraceError(f"{given}: unknown format '{format}'; known: {', '.join(FORMATS)}")
     draws_arrivals = format == "lengths" and ARRIVAL_COLUMN not in _columns(first_line)
     if rate_per_s is not None and not draws_arrivals:
         raise TraceError(
-            f"{path}: rate_per_s is {rate_per_s}, but the trace has arrivals of its own; "
+            f"{given}: rate_per_s is {rate_per_s}, but the trace has arrivals of its own; "
             "expected none (operations change a trace's rate: thin, tile, compress_time)"
         )
     if rate_per_s is None and draws_arrivals:

@@ -1,0 +1,148 @@
+"""Random clusters for laws about whole runs: every way of serving, nasty shapes and costs."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+from calibration.costs import CostModel, LinearCost
+from calibration.hardware import gpu, model
+from calibration.roofline import roofline_cost
+from engine.config import CacheSettings, SchedulerSettings
+from sim.router import ROUTERS
+from tests.decisions import PS, as_requests, settings_of
+from tests.sim.served import Served, StepByStep
+from tests.workloads import cases
+from traces.request import Request
+
+UNLIMITED = 10**6
+BASE = roofline_cost(model("llama-3.1-8b"), gpu("h200"))
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A cluster and what it is to serve."""
+
+    requests: tuple[Request, ...]
+    cost: CostModel
+    scheduler: SchedulerSettings
+    cache: CacheSettings
+    num_blocks: int
+    replicas: int
+    router: str = "round-robin"
+    max_queue: int | None = None
+    timeout_ps: int | None = None
+    end_ps: int | None = None
+    closed_loop: bool = False
+
+    def serve(self, *, exact: bool = False, **changes: Any) -> Served:
+        return Served(
+            self.requests,
+            StepByStep(self.cost) if exact else self.cost,
+            **{
+                name: getattr(self, name)
+                for name in self.__dataclass_fields__
+                if name not in ("requests", "cost")
+            }
+            | changes,
+        )
+
+    def arriving(self, times_ps: list[int]) -> "Setup":
+        """The same requests at other times, in order."""
+        times = sorted(times_ps)
+        moved = (
+            request._replace(arrival_s=time / 1e12)
+            for request, time in zip(self.requests, times, strict=True)
+        )
+        return replace(self, requests=tuple(moved))
+
+
+def longest(requests: tuple[Request, ...]) -> int:
+    return max(request.prompt_tokens + request.output_tokens for request in requests)
+
+
+@st.composite
+def costs(draw: st.DrawFn, unit: dict[str, int]) -> CostModel:
+    """The linear cost of a recorded case, or a roofline whose kinks lie among small batches."""
+    if draw(st.integers(0, 2)):
+        return LinearCost(unit["d"] * PS, unit["a"] * PS, unit["b"] * PS, unit["c"] * PS)
+    return replace(
+        BASE,
+        context_ps=draw(st.sampled_from([0, 13, 40_000_003, 1_000_000_007])),
+        pair_ps=draw(st.sampled_from([0, 7, 3_000_017, 90_000_001])),
+        prefill_context_ps=draw(st.sampled_from([0, 29, 30_000_001, 800_000_003])),
+        host_step_ps=draw(st.sampled_from([0, 4_500_000_000, 9_000_000_000])),
+        host_sequence_ps=draw(st.sampled_from([0, 11, 500_000_003])),
+        overlap=draw(st.booleans()),
+    )
+
+
+@st.composite
+def setups(draw: st.DrawFn, max_replicas: int = 4) -> Setup:
+    """Any workload in any way of serving; every prompt that is not refused can be served alone."""
+    params, recorded = draw(cases())
+    replicas = draw(st.integers(1, max_replicas))
+    if draw(st.booleans()):  # each replica has the whole workload's share of trouble
+        recorded = [row | {"id": f"{row['id']}.{i}"} for row in recorded for i in range(replicas)]
+    scheduler, cache = settings_of(params)
+    requests = tuple(request for request, _ in as_requests(recorded, cache.block_tokens))
+    whole = longest(requests)
+    num_blocks = params["num_blocks"]
+    changes: dict[str, Any] = {"max_model_len": UNLIMITED}
+    if draw(st.integers(0, 7)) == 3:  # answers are cut short, prompts refused
+        changes["max_model_len"] = max(2, whole - draw(st.integers(0, 20)))
+    way = draw(st.sampled_from(["as set", "as set", "static", "prefill first", "as set"]))
+    if way == "static":
+        changes["batching"] = "static"
+    elif way == "prefill first":
+        changes |= {
+            "prefill_first": True,
+            "chunked_prefill": False,
+            "async_scheduling": False,
+            "max_num_batched_tokens": max(scheduler.max_num_batched_tokens, whole),
+        }
+    if draw(st.integers(0, 9)) == 4:  # contiguous
+        changes["max_model_len"] = min(changes["max_model_len"], whole + 1)
+        num_blocks = max(num_blocks, -(-changes["max_model_len"] // cache.block_tokens) + 1)
+        cache = CacheSettings(
+            block_tokens=cache.block_tokens, allocation="contiguous", prefix_caching=False
+        )
+    scheduler = SchedulerSettings.model_validate(scheduler.model_dump() | changes)
+    return Setup(
+        requests=requests,
+        cost=draw(costs(params["step_time_ns"])),
+        scheduler=scheduler,
+        cache=cache,
+        num_blocks=num_blocks,
+        replicas=replicas,
+        router=draw(st.sampled_from(sorted(ROUTERS))),
+    )
+
+
+@st.composite
+def crowded_setups(draw: st.DrawFn) -> Setup:
+    """Setups with clients: they give up, are turned away, cut off, or wait for answers."""
+    setup = draw(setups())
+    # in units of a time that means something here, so that events fall together
+    span = int(setup.serve().records.last_end_ps)
+    moments = st.integers(1, 8).map(lambda part: max(1, span * part // 8))
+    requests = setup.requests
+    if draw(st.booleans()):
+        sessions = draw(st.integers(1, 3))
+        think = draw(st.sampled_from([0.0, 0.0, 0.001, 0.02]))
+        requests = tuple(
+            request._replace(
+                session_id=i % sessions if i < len(requests) - 1 else -1,
+                turn=i // sessions if i < len(requests) - 1 else 0,
+                think_s=think,
+            )
+            for i, request in enumerate(requests)
+        )
+    return replace(
+        setup,
+        requests=requests,
+        closed_loop=draw(st.booleans()),
+        timeout_ps=draw(st.none() | moments),
+        end_ps=draw(st.none() | moments),
+        max_queue=draw(st.none() | st.integers(0, 3)),
+    )
