@@ -1,0 +1,1 @@
+"""Measurements of kvcast itself; dated results lie in benchmarks/results."""
