@@ -4,6 +4,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from heapq import heappop, heappush
 from typing import Any
 
 from simpy import Environment
@@ -17,8 +18,9 @@ from sim.replica import Replica
 from sim.router import Router
 from traces.request import Request
 
-AFTER_STEPS = 2
-"""SimPy priority of client time-outs: an answer that comes at the deadline is in time."""
+JUST_AFTER_PS = 1
+"""Clients act on answers a moment after them: an answer at the deadline is in time, and what
+follows from an answer is seen by the steps after those that begin with it."""
 
 
 class Cluster:
@@ -66,6 +68,8 @@ class Cluster:
         self._arrivals: int = 0
         self._turns: dict[int, deque[Request]] = {}
         """Closed loop: turns of each session that are still to come."""
+        self._thinking: list[tuple[int, int, Request]] = []
+        """Closed loop: a heap of (arrival, request id, request) of the turns that come next."""
         self._open: dict[Sequence, int] = {}
         """Requests under way that may time out or be cut off, with their replica."""
         self._tracks_open: bool = timeout_ps is not None or end_ps is not None
@@ -82,9 +86,9 @@ class Cluster:
         if self._closed_loop:
             requests = self._first_turns(requests)
         self._source = iter(requests)
-        self._await_next()
         if self._end_ps >= 0:
-            self._at(self._end_ps, self._stop, AFTER_STEPS)
+            self._at(self._end_ps, self._stop)
+        self._await_next()
         with _collector_at_rest():
             self._env.run()
         self._close()
@@ -127,9 +131,8 @@ class Cluster:
         if self._tracks_open:
             self._open[seq] = index
             if self._timeout_ps >= 0:
-                self._at(
-                    self._env._now + self._timeout_ps, lambda _: self._give_up(seq), AFTER_STEPS
-                )
+                deadline = seq.arrival + self._timeout_ps
+                self._at(deadline + JUST_AFTER_PS, lambda _: self._give_up(seq, deadline))
         replica.submit(seq)
 
     def _first_turns(self, requests: Iterable[Request]) -> list[Request]:
@@ -151,11 +154,13 @@ class Cluster:
         outcome = FINISHED if seq.generated == seq.request.output_tokens else TRUNCATED
         self._end(replica.index, seq, outcome, seq.finish)
 
-    def _give_up(self, seq: Sequence) -> None:
+    def _give_up(self, seq: Sequence, deadline: int) -> None:
+        if self._stopped:
+            return
         index = self._open.pop(seq, -1)
-        if index >= 0 and not self._stopped:
+        if index >= 0:
             self.replicas[index].abort(seq)
-            self._end(index, seq, TIMED_OUT, self._env._now)
+            self._end(index, seq, TIMED_OUT, deadline)
 
     def _stop(self, event: Any) -> None:
         """Cut off: no more arrivals, and each replica stops at its next step boundary."""
@@ -176,22 +181,30 @@ class Cluster:
         self._records.request_rows.append(request_row(seq, index, outcome, finish, tenant, slo_class))
         self._router.done(index, request)
         if self._closed_loop and request.session_id >= 0:
-            self._continue(request.session_id)
+            self._continue(request.session_id, finish if finish >= 0 else self._env._now)
 
-    def _continue(self, session_id: int) -> None:
-        """Let the session's next turn arrive after its think time."""
+    def _continue(self, session_id: int, ended: int) -> None:
+        """Let the session's next turn arrive a think time after `ended`."""
         turns = self._turns.get(session_id)
         if turns and not self._stopped:
             request = turns.popleft()
-            now = self._env._now
-            at = now + round(request.think_s * PICOSECONDS)
-            self._at(at, lambda _: None if self._stopped else self._accept(request), URGENT)
+            think = round(request.think_s * PICOSECONDS)
+            at = max(ended + max(think, JUST_AFTER_PS), self._env._now)
+            heappush(self._thinking, (at, request.request_id, request))
+            self._at(at, self._resume)
 
-    def _at(self, time: int, call: Callable[[Any], None], priority: int) -> None:
+    def _resume(self, event: Any) -> None:
+        """Let the next turn arrive that is due now; of several the first of the trace."""
+        request = heappop(self._thinking)[2]
+        if not self._stopped:
+            self._accept(request)
+
+    def _at(self, time: int, call: Callable[[Any], None]) -> None:
+        """Call at `time`, before the steps that begin then."""
         env = self._env
         event = _happening(env)
         event.callbacks = [call]
-        env.schedule(event, priority, time - env._now)
+        env.schedule(event, URGENT, time - env._now)
 
 
 @contextmanager

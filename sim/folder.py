@@ -101,15 +101,15 @@ def _serve(
 
 def _result(run: Run, folder: Path, keep_requests: bool, keep_segments: bool) -> Result:
     def table(kept: bool, name: str) -> Callable[[], Any] | None:
-        return partial(_read, folder / name) if kept else None
+        return partial(_scan, folder / name) if kept else None
 
     return run.result(table(keep_requests, REQUESTS), table(keep_segments, SEGMENTS))
 
 
-def _read(path: Path) -> Any:
-    import pyarrow.parquet as pq
+def _scan(path: Path) -> Any:
+    import polars as pl
 
-    return pq.read_table(path)
+    return pl.scan_parquet(path.absolute(), glob=False)
 
 
 def _draw(result: Result, folder: Path) -> None:
@@ -117,7 +117,7 @@ def _draw(result: Result, folder: Path) -> None:
     from sim.report.timeline import write_timeline
 
     write_report(result, folder / REPORT)
-    if result.segments is not None:
+    if result.segment_rows is not None:
         write_timeline(result, folder / TIMELINE)
 
 

@@ -35,14 +35,16 @@ class Replica:
         "_first",
         "_growth",
         "_in_flight",
+        "_interrupted",
         "_late",
         "_on_end",
         "_on_wake",
+        "_prefill_first",
         "_records",
         "_spare",
         "_start",
         "_steps",
-        "_stop_at",
+        "_stopped",
         "index",
         "scheduler",
     )
@@ -93,7 +95,9 @@ class Replica:
         """Aborted sequences, to be dropped at the next step boundary."""
         self._late: dict[Sequence, int] = {}
         """Decodes that missed a step: when their last token came out."""
-        self._stop_at: int = -1
+        self._interrupted: bool = False
+        self._stopped: bool = False
+        self._prefill_first: bool = scheduler.settings.prefill_first
 
     # ---- from outside
 
@@ -109,12 +113,13 @@ class Replica:
     def abort(self, seq: Sequence) -> None:
         """Drop a sequence at the next step boundary."""
         self._doomed.append(seq)
+        self._interrupted = True
         if self._batch is not None and self._steps > 1:
             self._cut()
 
     def stop(self) -> None:
         """Finish the step that runs and schedule no other."""
-        self._stop_at = self._env._now
+        self._stopped = True
         if self._batch is not None and self._steps > 1:
             self._cut()
 
@@ -125,17 +130,24 @@ class Replica:
             return
         self._event = None
         self._spare = event
+        scheduler = self.scheduler
         now = self._env._now
-        batch = self._batch
-        if batch is not None:
-            self.scheduler.advance(batch, self._steps)
-            self._record(batch, now)
-            if batch.exhausted or batch.completed:
-                self._take_output(batch, now)
-        batch = self._batch = self._schedule()
-        if batch is not None:
+        while True:
+            batch = self._batch
+            if batch is not None:
+                scheduler.advance(batch, self._steps)
+                self._record(batch, now)
+                if batch.exhausted or batch.completed:
+                    self._take_output(batch, now)
+            if self._interrupted:
+                self._interrupt()
+            batch = self._batch = None if self._stopped else scheduler.schedule()
+            if batch is None:
+                return
             self._begin(batch, now)
-            self._wake_at(self._busy_until)
+            now = self._busy_until
+            if not self._passes(now):
+                return
 
     # ---- asynchronous: schedule the next batch when the last step of this one begins
 
@@ -144,48 +156,59 @@ class Replica:
             return
         self._event = None
         self._spare = event
+        scheduler = self.scheduler
         now = self._env._now
-        if self._in_flight is not None and now >= (
-            self._start if self._batch is not None else self._busy_until
-        ):
-            self._take_output(self._in_flight, now)
-            self._in_flight = None
         while True:
             batch = self._batch
+            in_flight = self._in_flight
+            if in_flight is not None:
+                its_end = self._busy_until if batch is None else self._start
+                if now < its_end:
+                    if not self._passes(its_end):
+                        return
+                    now = its_end
+                self._take_output(in_flight, now)
+                self._in_flight = None
             if batch is not None:
-                begins = self._start + duration_ps(self._first, self._growth, self._steps - 1)
-                if begins > now or self._in_flight is not None:
-                    self._wake_at(begins if self._in_flight is None else self._start)
-                    return
-                self.scheduler.advance(batch, self._steps)
+                last_step = self._start + duration_ps(self._first, self._growth, self._steps - 1)
+                if now < last_step:
+                    if not self._passes(last_step):
+                        return
+                    now = last_step
+                scheduler.advance(batch, self._steps)
                 self._record(batch, self._busy_until)
                 self._in_flight = batch
-                self._batch = None
-            batch = self._schedule()
-            if batch is None:
-                if self._in_flight is not None:
-                    self._wake_at(self._busy_until)
+            if self._interrupted:
+                self._interrupt()
+            batch = self._batch = None if self._stopped else scheduler.schedule()
+            if batch is not None:
+                self._begin(batch, max(now, self._busy_until))
+            elif self._in_flight is None:
                 return
-            self._begin(batch, max(now, self._busy_until))
 
     # ---- both
 
-    def _schedule(self) -> Batch | None:
-        if self._doomed:
-            for seq in self._doomed:
-                if seq.status != FINISHED:
-                    self.scheduler.abort(seq)
-            self._doomed = []
-        if self._stop_at >= 0:
-            return None
-        return self.scheduler.schedule()
+    def _passes(self, time: int) -> bool:
+        """Whether nothing else in the simulation happens before `time`, so that the replica may go
+        on as if it were then; if something may, wake up then."""
+        if time < self._env.peek():
+            return True
+        self._wake_at(time)
+        return False
+
+    def _interrupt(self) -> None:
+        """Drop what was aborted, now that a step boundary is reached."""
+        for seq in self._doomed:
+            if seq.status != FINISHED:
+                self.scheduler.abort(seq)
+        self._doomed = []
+        self._interrupted = False
 
     def _begin(self, batch: Batch, start: int) -> None:
         """Start a segment at `start`."""
         first, growth, steps = self._cost.progression(batch)
         if batch.horizon < steps:
             steps = batch.horizon
-        self._batch = batch
         self._start = start
         self._first = first
         self._growth = growth
@@ -232,7 +255,7 @@ class Replica:
 
     def _record(self, batch: Batch, end: int) -> None:
         scheduler = self.scheduler
-        if self._late or batch.left_out or scheduler.settings.prefill_first:
+        if self._late or batch.left_out or self._prefill_first:
             self._account_late(batch)
         self._add_segment(
             (

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run. Frames are made when first asked for; docs/report.md has their columns."""
+    """A finished run; docs/report.md has the columns of its rows.
+
+    Frames are made when first asked for. Pictures do without: they read rows where they are, so a
+    folder's run can be drawn that is too large to be loaded.
+    """
 
     scenario: Mapping[str, Any]
     """The complete settings; `sim.scenario.scenario_of` makes a Scenario of them again."""
@@ -36,12 +40,22 @@ class Result:
         return self._segment_frame
 
     @cached_property
+    def request_rows(self) -> pl.LazyFrame | None:
+        """`requests`, not loaded: a query begins here, `collect` runs it."""
+        return _lazy(self._requests)
+
+    @cached_property
+    def segment_rows(self) -> pl.LazyFrame | None:
+        """`segments`, not loaded."""
+        return _lazy(self._segments)
+
+    @cached_property
     def _request_frame(self) -> pl.DataFrame | None:
-        return _frame(self._requests)
+        return None if self.request_rows is None else self.request_rows.collect()
 
     @cached_property
     def _segment_frame(self) -> pl.DataFrame | None:
-        return _frame(self._segments)
+        return None if self.segment_rows is None else self.segment_rows.collect()
 
     def plot(self, name: str | None = None) -> go.Figure | dict[str, go.Figure]:
         """The picture `name` of the report, or all of them.
@@ -72,11 +86,14 @@ class Result:
         return f"<table><tr>{head}</tr>{rows}</table>"
 
 
-def _frame(table: Callable[[], Any] | None) -> pl.DataFrame | None:
-    if table is None:
+def _lazy(rows: Callable[[], Any] | None) -> pl.LazyFrame | None:
+    if rows is None:
         return None
     import polars as pl
 
-    frame = pl.from_arrow(table())
+    made = rows()
+    if isinstance(made, pl.LazyFrame):
+        return made
+    frame = pl.from_arrow(made)
     assert isinstance(frame, pl.DataFrame)
-    return frame
+    return frame.lazy()

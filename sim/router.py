@@ -68,25 +68,29 @@ def _prompt_tokens(request: Request) -> int:
 
 
 class LeastLoaded:
-    """The replica with the least outstanding load; of equals, the one whose load is oldest.
+    """The replica with the least outstanding load; of equals, the one chosen longest ago.
 
     Loads change at arrivals and ends only. The heap keeps stale entries until they surface, and
-    is rebuilt when most of it is stale.
+    is rebuilt when most of it is stale. The order of ends at one moment makes no difference.
     """
 
     def __init__(self, replicas: int, weigh: Callable[[Request], int]) -> None:
+        """`weigh` gives the load of a request, at least 1."""
         self._weigh = weigh
         self._load = [0] * replicas
-        self._changed = list(range(replicas))
-        self._changes = replicas
-        self._heap = [(0, i, i) for i in range(replicas)]
+        self._chosen = list(range(-replicas, 0))
+        """When each was chosen last; between two choices its load only falls."""
+        self._choices = 0
+        self._heap = [(0, self._chosen[i], i) for i in range(replicas)]
 
     def choose(self, request: Request) -> int:
         """The least loaded replica."""
-        heap, changed = self._heap, self._changed
-        while heap[0][1] != changed[heap[0][2]]:
+        heap = self._heap
+        while not self._counts(heap[0]):
             heappop(heap)
         replica = heap[0][2]
+        self._choices += 1
+        self._chosen[replica] = self._choices
         self._change(replica, self._weigh(request))
         return replica
 
@@ -94,13 +98,15 @@ class LeastLoaded:
         """Take the request's load off."""
         self._change(replica, -self._weigh(request))
 
+    def _counts(self, entry: tuple[int, int, int]) -> bool:
+        load, chosen, replica = entry
+        return load == self._load[replica] and chosen == self._chosen[replica]
+
     def _change(self, replica: int, by: int) -> None:
         self._load[replica] += by
-        self._changes += 1
-        self._changed[replica] = self._changes
-        heappush(self._heap, (self._load[replica], self._changes, replica))
+        heappush(self._heap, (self._load[replica], self._chosen[replica], replica))
         if len(self._heap) > 8 * len(self._load) + 64:
-            self._heap = [(load, self._changed[i], i) for i, load in enumerate(self._load)]
+            self._heap = [(load, self._chosen[i], i) for i, load in enumerate(self._load)]
             heapify(self._heap)
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from sim.report.rows import blocks, sums
+
 Floats = NDArray[np.float64]
 
 MAX_BINS = 300
-DIGITS = 7
-"""Significant digits of what threads add up, whose last bits depend on who came first."""
 _NICE_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 86400)
 
 
@@ -95,28 +95,27 @@ def level(starts_s: Floats, ends_s: Floats, bins: TimeBins) -> tuple[Floats, Flo
     so the cost is a sort, whatever the lengths of the intervals.
     """
     edges_s = bins.edges_s
+    starts_s, ends_s = np.sort(starts_s), np.sort(ends_s)
     integral = _elapsed(starts_s, edges_s) - _elapsed(ends_s, edges_s)
     mean = np.maximum(np.diff(integral) / bins.widths_s, 0.0)
 
-    starts_s, ends_s = np.sort(starts_s), np.sort(ends_s)
-    changes_s = np.unique(np.concatenate([edges_s[:-1], starts_s, ends_s]))
-    changes_s = changes_s[(changes_s >= 0) & (changes_s < bins.end_s)]
-    after = np.searchsorted(starts_s, changes_s, "right") - np.searchsorted(
-        ends_s, changes_s, "right"
-    )
-    first_of_bin = np.searchsorted(changes_s, edges_s[:-1])
-    return mean, np.maximum.reduceat(after.astype(float), first_of_bin)
+    # a bin is fullest as it begins or just after a start
+    rises_s = np.union1d(edges_s[:-1], starts_s)
+    rises_s = rises_s[(rises_s >= 0) & (rises_s < bins.end_s)]
+    after = np.searchsorted(starts_s, rises_s, "right")
+    after -= np.searchsorted(ends_s, rises_s, "right")
+    first_of_bin = np.searchsorted(rises_s, edges_s[:-1])
+    return mean, np.maximum.reduceat(after, first_of_bin).astype(float)
 
 
-def _elapsed(events_s: Floats, at_s: Floats) -> Floats:
+def _elapsed(ordered_s: Floats, at_s: Floats) -> Floats:
     """Sum over events of max(0, at - event), for each `at`."""
-    ordered = np.sort(events_s)
-    before = np.searchsorted(ordered, at_s, side="right")
-    return before * at_s - np.concatenate([[0.0], np.cumsum(ordered)])[before]
+    before = np.searchsorted(ordered_s, at_s, side="right")
+    return before * at_s - np.concatenate([[0.0], np.cumsum(ordered_s)])[before]
 
 
 def replica_means(
-    segments: pl.DataFrame,
+    segments: pl.LazyFrame,
     bins: TimeBins,
     columns: dict[str, pl.Expr],
     replicas: Iterable[int] = (),
@@ -134,32 +133,27 @@ def replica_means(
     Returns:
         The replicas in order, and for each name an array of replicas x bins.
     """
-    pieces = (
-        segments.select(
-            "start_s",
-            "end_s",
-            "replica",
-            first=bins.index("start_s"),
-            last=bins.index("end_s"),
-            **columns,
-        )
-        .with_columns(bin=pl.int_ranges("first", pl.col("last") + 1))
-        .drop("first", "last")
-        .explode("bin", empty_as_null=False)
-        .with_columns(
-            seconds=(
-                pl.min_horizontal("end_s", (pl.col("bin") + 1) * bins.width_s, pl.lit(bins.end_s))
-                - pl.max_horizontal("start_s", pl.col("bin") * bins.width_s)
-            ).clip(0)
-        )
-        .group_by("replica", "bin")
-        .agg((pl.col(name) * pl.col("seconds")).sum().round_sig_figs(DIGITS) for name in columns)
-        .sort("replica", "bin")
-    )
-    names = sorted({*replicas, *pieces["replica"]})
-    rows = np.searchsorted(names, pieces["replica"].to_numpy())
+    values = (value.alias(name) for name, value in columns.items())
+    read = blocks(segments, "replica", "start_s", "end_s", *values)
+    totals = sums((_pieces(block, bins, list(columns)) for block in read), "replica", "bin")
+    names = sorted({*replicas, *totals["replica"]})
+    rows = np.searchsorted(names, totals["replica"].to_numpy())
     means = {name: np.zeros((len(names), bins.count)) for name in columns}
     for name, mean in means.items():
-        mean[rows, pieces["bin"].to_numpy()] = pieces[name].to_numpy()
+        mean[rows, totals["bin"].to_numpy()] = totals[name].to_numpy()
         mean /= bins.widths_s
     return names, means
+
+
+def _pieces(segments: pl.DataFrame, bins: TimeBins, values: list[str]) -> pl.DataFrame:
+    """Segments cut at the edges of bins: replica, bin, and each value times the piece's seconds."""
+    seconds = (
+        pl.min_horizontal("end_s", (pl.col("bin") + 1) * bins.width_s, pl.lit(bins.end_s))
+        - pl.max_horizontal("start_s", pl.col("bin") * bins.width_s)
+    ).clip(0)
+    first, last = bins.index("start_s"), bins.index("end_s")
+    return (
+        segments.with_columns(bin=pl.int_ranges(first, last + 1))
+        .explode("bin", empty_as_null=False)
+        .select("replica", "bin", pl.col(values) * seconds)
+    )

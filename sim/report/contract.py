@@ -33,7 +33,7 @@ class Roofline(Protocol):
 
 
 class RunResult(Protocol):
-    """A finished run. Frames that were not kept are None, and so is an unknown roofline."""
+    """A finished run. Rows that were not kept are None, and so is an unknown roofline."""
 
     @property
     def summary(self) -> Mapping[str, Any]:
@@ -41,13 +41,13 @@ class RunResult(Protocol):
         ...
 
     @property
-    def requests(self) -> pl.DataFrame | None:
-        """One row a request."""
+    def request_rows(self) -> pl.LazyFrame | None:
+        """One row a request; a picture reads the columns it needs."""
         ...
 
     @property
-    def segments(self) -> pl.DataFrame | None:
-        """One row a run of identical steps on a replica."""
+    def segment_rows(self) -> pl.LazyFrame | None:
+        """One row a run of identical steps on a replica; read a block at a time."""
         ...
 
     @property
@@ -64,11 +64,11 @@ class RunResult(Protocol):
 def end_s(result: RunResult) -> float:
     """Where time axes end: the last thing any record speaks of."""
     ends = [float(result.summary["duration_s"] or 0.0), 1e-9]
-    for frame, columns in (
-        (result.requests, ("arrival_s", "finish_s")),
-        (result.segments, ("end_s",)),
+    for rows, columns in (
+        (result.request_rows, ("arrival_s", "finish_s")),
+        (result.segment_rows, ("end_s",)),
     ):
-        if frame is not None:
-            maxima = frame.select(pl.max(column).fill_null(0.0) for column in columns)
-            ends += maxima.row(0)
+        if rows is not None:
+            maxima = rows.select(pl.max(column).fill_null(0.0) for column in columns)
+            ends += maxima.collect().row(0)
     return max(ends)

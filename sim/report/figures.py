@@ -50,8 +50,13 @@ MISSING = {
 def draw(result: RunResult, name: str) -> go.Figure | str:
     """One picture of `PICTURES`, or one sentence on why there is none."""
     picture = PICTURES[name]
+    parts = {
+        "requests": result.request_rows,
+        "segments": result.segment_rows,
+        "roofline": result.roofline,
+    }
     for part in picture.needs:
-        if getattr(result, part) is None:
+        if parts[part] is None:
             return MISSING[part]
     drawn = picture.draw(result)
     return picture.empty if drawn is None else drawn

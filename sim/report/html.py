@@ -53,9 +53,9 @@ def report_html(result: RunResult) -> str:
         sections["load"][0],
         f'<div class="panel">{fragments.outcome_bar(summary)}</div>{sections["load"][1]}',
     )
-    if result.requests is None:
+    if result.request_rows is None:
         sections["tenants"] = ("Tenants", f'<p class="absent">{MISSING["requests"]}</p>')
-    elif (tenants := tenant_table(result.requests, summary)) is not None:
+    elif (tenants := tenant_table(result.request_rows, summary)) is not None:
         sections["tenants"] = ("Tenants", tenants)
     sections["numbers"] = (
         "All numbers",

@@ -21,9 +21,9 @@ REQUESTS_A_BIN = 60
 
 def arrivals_end_s(result: RunResult) -> float:
     """Where axes of arrival time end: with the others, unless most of those would stay empty."""
-    assert result.requests is not None
-    end, last = end_s(result), result.requests["arrival_s"].max()
-    assert isinstance(last, float)
+    assert result.request_rows is not None
+    end = end_s(result)
+    last: float = result.request_rows.select(pl.max("arrival_s")).collect().item()
     return end if last > 0.8 * end else max(last, 1e-9)
 
 
@@ -41,8 +41,9 @@ def sketch(values: Floats) -> tuple[Floats, Floats]:
 
 def cdf(result: RunResult, column: str) -> go.Figure | None:
     """Cumulative distribution of a latency, on a logarithmic axis; None if nothing has it."""
-    assert result.requests is not None
-    values = result.requests[column].drop_nulls().to_numpy().astype(float)
+    assert result.request_rows is not None
+    known = result.request_rows.select(pl.col(column).drop_nulls()).collect()
+    values = known[column].to_numpy().astype(float, copy=False)
     if not len(values):
         return None
     limit_s = slo(result, column)
@@ -127,8 +128,8 @@ def _beside(at_s: float, level: float, axis: tuple[float, float], limit_s: float
 
 def over_time(result: RunResult, column: str) -> go.Figure | None:
     """Percentiles of a latency by time of arrival; None if no request has it."""
-    assert result.requests is not None
-    frame = result.requests.select("arrival_s", column).drop_nulls()
+    assert result.request_rows is not None
+    frame = result.request_rows.select("arrival_s", column).drop_nulls().collect()
     if not frame.height:
         return None
     end = arrivals_end_s(result)

@@ -10,6 +10,7 @@ from sim.report import theme, units
 from sim.report.bins import Floats, TimeBins, bins_over, level, replica_means
 from sim.report.contract import RunResult, end_s
 from sim.report.latency_figures import arrivals_end_s
+from sim.report.rows import height
 
 MOST_LINES = 6
 """Replicas drawn as lines; more become rows of a heat map."""
@@ -18,8 +19,8 @@ MOST_ROWS = 1024
 
 def outcomes(result: RunResult) -> go.Figure | None:
     """Arrivals a second, by what became of them."""
-    assert result.requests is not None
-    frame = result.requests.select("arrival_s", "outcome")
+    assert result.request_rows is not None
+    frame = result.request_rows.select("arrival_s", "outcome").collect()
     if not frame.height:
         return None
     end = arrivals_end_s(result)
@@ -65,11 +66,12 @@ def outcomes(result: RunResult) -> go.Figure | None:
 
 def queue_depth(result: RunResult) -> go.Figure | None:
     """Requests that wait for their first scheduling, over time."""
-    assert result.requests is not None
+    assert result.request_rows is not None
     end = end_s(result)
-    waits = result.requests.filter(pl.col("outcome") != "rejected").select(
-        "arrival_s",
-        left_s=pl.coalesce("scheduled_s", "finish_s", pl.lit(end)),
+    waits = (
+        result.request_rows.filter(pl.col("outcome") != "rejected")
+        .select("arrival_s", left_s=pl.coalesce("scheduled_s", "finish_s", pl.lit(end)))
+        .collect()
     )
     if not waits.height:
         return None
@@ -142,13 +144,13 @@ def kv_occupancy(result: RunResult) -> go.Figure | None:
 def _per_replica(
     result: RunResult, value: pl.Expr, *, title: str, caption: str, unit: str, most: float | None
 ) -> go.Figure | None:
-    assert result.segments is not None
-    if not result.segments.height:
+    assert result.segment_rows is not None
+    if not height(result.segment_rows):
         return None
     end = end_s(result)
     bins = bins_over(end)
     fleet = range(result.summary["replicas"])
-    replicas, means = replica_means(result.segments, bins, {"value": value}, fleet)
+    replicas, means = replica_means(result.segment_rows, bins, {"value": value}, fleet)
     values = means["value"]
     by_replica = np.average(values, axis=1, weights=bins.widths_s)
     finding = f"Mean {units.significant(float(by_replica.mean()))} {unit}"
@@ -163,8 +165,8 @@ def _per_replica(
         caption += f" One replica in {ceil(len(replicas) / MOST_ROWS)} is drawn."
     lines = len(replicas) <= MOST_LINES
     rows = min(len(replicas), MOST_ROWS)
-    height = 320 if lines else max(320, min(560, 110 + 7 * rows))
-    picture = theme.figure(title, caption, finding + ".", height=height)
+    pixels = 320 if lines else max(320, min(560, 110 + 7 * rows))
+    picture = theme.figure(title, caption, finding + ".", height=pixels)
     if lines:
         _lines(picture, bins, end, replicas, values, unit)
         top = most or max(1.0, float(values.max()))

@@ -6,31 +6,35 @@ import plotly.graph_objects as go
 import polars as pl
 
 from sim.report import theme, units
-from sim.report.bins import DIGITS, bins_over
+from sim.report.bins import bins_over
 from sim.report.contract import RunResult
 from sim.report.latency_figures import REQUESTS_A_BIN, arrivals_end_s
+from sim.report.rows import DIGITS
 
 GROUPS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
-def phases(requests: pl.DataFrame) -> pl.DataFrame:
-    """Arrival, end-to-end time and its three parts, of the requests that got to their end.
+def phases(requests: pl.LazyFrame, by: str) -> pl.DataFrame:
+    """Column `by` and the three parts of end-to-end time, of the requests that got to their end.
 
     Decode runs from the first token to the last, with the recomputing after a preemption in it.
     """
-    return requests.select(
-        "arrival_s",
-        "e2e_s",
-        queue="queue_s",
-        prefill=pl.col("ttft_s") - pl.col("queue_s"),
-        decode=pl.col("e2e_s") - pl.col("ttft_s"),
-    ).drop_nulls()
+    return (
+        requests.select(
+            by,
+            queue="queue_s",
+            prefill=pl.col("ttft_s") - pl.col("queue_s"),
+            decode=pl.col("e2e_s") - pl.col("ttft_s"),
+        )
+        .drop_nulls()
+        .collect()
+    )
 
 
 def phases_over_time(result: RunResult) -> go.Figure | None:
     """Mean seconds in each phase by time of arrival."""
-    assert result.requests is not None
-    frame = phases(result.requests)
+    assert result.request_rows is not None
+    frame = phases(result.request_rows, "arrival_s")
     if not frame.height:
         return None
     end = arrivals_end_s(result)
@@ -73,8 +77,8 @@ def phases_over_time(result: RunResult) -> go.Figure | None:
 
 def phases_by_percentile(result: RunResult) -> go.Figure | None:
     """Mean seconds in each phase, for groups of requests from the fastest to the slowest."""
-    assert result.requests is not None
-    frame = phases(result.requests).sort("e2e_s", maintain_order=True)
+    assert result.request_rows is not None
+    frame = phases(result.request_rows, "e2e_s").sort("e2e_s", maintain_order=True)
     if not frame.height:
         return None
     rows: list[dict[str, float | str]] = []

@@ -8,11 +8,20 @@ import plotly.graph_objects as go
 import polars as pl
 
 from sim.report import theme, units
-from sim.report.bins import DIGITS
 from sim.report.contract import Roofline, RunResult
+from sim.report.rows import blocks, sums
 
 CELLS_A_DECADE = 16
 """Points closer than this on both axes are drawn as one."""
+WORK_OF = (
+    "decodes",
+    "decode_context_tokens",
+    "prefill_sequences",
+    "prefill_tokens",
+    "prefill_context_tokens",
+    "prefill_pairs",
+)
+"""What the work of a step follows from."""
 
 
 def step_work(segments: pl.DataFrame, roofline: Roofline) -> pl.DataFrame:
@@ -23,17 +32,7 @@ def step_work(segments: pl.DataFrame, roofline: Roofline) -> pl.DataFrame:
     with chunks of equal size: exact for one prefill.
     """
     steps = segments["steps"].to_numpy().astype(float)
-    column = {
-        name: segments[name].to_numpy().astype(float)
-        for name in (
-            "decodes",
-            "decode_context_tokens",
-            "prefill_sequences",
-            "prefill_tokens",
-            "prefill_context_tokens",
-            "prefill_pairs",
-        )
-    }
+    column = {name: segments[name].to_numpy().astype(float) for name in WORK_OF}
     before_middle = (steps - 1) / 2
     chunk = column["prefill_tokens"] / np.maximum(column["prefill_sequences"], 1)
     flops, moved = roofline.work(
@@ -60,28 +59,34 @@ def step_work(segments: pl.DataFrame, roofline: Roofline) -> pl.DataFrame:
 
 def roofline(result: RunResult) -> go.Figure | None:
     """Steps by arithmetic intensity and achieved speed, under the device's roof."""
-    assert result.segments is not None
+    assert result.segment_rows is not None
     assert result.roofline is not None
-    work = step_work(result.segments, result.roofline).filter(
-        (pl.col("flops") > 0) & (pl.col("bytes") > 0) & (pl.col("seconds") > 0)
-    )
-    if not work.height:
-        return None
     peak, bandwidth = result.roofline.peak_flops_per_s, result.roofline.memory_bytes_per_s
     intensity, speed = pl.col("flops") / pl.col("bytes"), pl.col("flops") / pl.col("seconds")
-    memory_s = float(work.filter(intensity < peak / bandwidth)["seconds"].sum())
-    total_s = float(work["seconds"].sum())
-    by_kind = dict(work.group_by("kind").agg(pl.col("seconds").sum()).iter_rows())
-    points = (
-        work.group_by(
-            "kind",
-            (intensity.log10() * CELLS_A_DECADE).round().alias("column"),
-            (speed.log10() * CELLS_A_DECADE).round().alias("row"),
+    read = blocks(result.segment_rows, "start_s", "end_s", "steps", *WORK_OF)
+    work = (
+        step_work(block, result.roofline)
+        .filter((pl.col("flops") > 0) & (pl.col("bytes") > 0) & (pl.col("seconds") > 0))
+        .with_columns(
+            column=(intensity.log10() * CELLS_A_DECADE).round().cast(pl.Int64),
+            row=(speed.log10() * CELLS_A_DECADE).round().cast(pl.Int64),
+            memory_s=pl.when(intensity < peak / bandwidth).then("seconds").otherwise(0.0),
         )
-        .agg(pl.col("flops", "bytes", "seconds").sum().round_sig_figs(DIGITS), pl.sum("steps"))
+        for block in read
+    )
+    points = (
+        sums(work, "kind", "column", "row")
         .sort("seconds", "column", "row", descending=True)
         .with_columns(intensity=intensity, speed=speed)
     )
+    if not points.height:
+        return None
+    by_kind = {
+        kind: float(points.filter(kind=kind)["seconds"].sum())
+        for kind in theme.STEPS
+        if kind in points["kind"]
+    }
+    total_s, memory_s = sum(by_kind.values()), float(points["memory_s"].sum())
     picture = theme.figure(
         "Steps on the roofline",
         "Right: more arithmetic per byte read; up: faster; on the slanted roof a step is bound by "
@@ -89,9 +94,7 @@ def roofline(result: RunResult) -> go.Figure | None:
         "A circle's area is time spent.",
         f"{units.share(memory_s / total_s)} of step time is left of the ridge, bound by memory; "
         + ", ".join(
-            f"{units.share(by_kind[kind] / total_s)} {kind}"
-            for kind in theme.STEPS
-            if kind in by_kind
+            f"{units.share(seconds / total_s)} {kind}" for kind, seconds in by_kind.items()
         )
         + ".",
         height=420,

@@ -9,7 +9,7 @@ MOST_ROWS = 40
 SERVED = ("finished", "truncated")
 
 
-def by_tenant(requests: pl.DataFrame, slo: dict[str, float]) -> pl.DataFrame:
+def by_tenant(requests: pl.LazyFrame, slo: dict[str, float]) -> pl.DataFrame:
     """One row a tenant, largest first: counts, latencies and the share that met the objectives.
 
     A request meets them if it was served and no latency it has is above its limit; one without a
@@ -39,12 +39,13 @@ def by_tenant(requests: pl.DataFrame, slo: dict[str, float]) -> pl.DataFrame:
             ),
         )
         .sort("requests", "tenant", descending=[True, False])
+        .collect()
     )
 
 
-def tenant_table(requests: pl.DataFrame, summary: Summary) -> str | None:
+def tenant_table(requests: pl.LazyFrame, summary: Summary) -> str | None:
     """HTML table by tenant; None if there are not several."""
-    if requests["tenant"].n_unique() < 2:
+    if requests.select(pl.col("tenant").n_unique()).collect().item() < 2:
         return None
     slo = summary["goodput"]["slo"] if summary["goodput"] else {}
     frame = by_tenant(requests, slo)

@@ -8,6 +8,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import polars as pl
 
 from sim.report.atomic import replacing
 from sim.report.contract import RunResult, end_s
+from sim.report.rows import blocks, height
 
 Event = dict[str, Any]
 
@@ -55,7 +57,7 @@ def write_timeline(
     grow with their number.
 
     Arguments:
-        result: the run; a frame that is None leaves its tracks out.
+        result: the run; rows that are None leave their tracks out.
         path: usually timeline.json.gz.
         most_requests: the requests that arrive first, at most so many.
         most_segments: the segments that start first, at most so many.
@@ -64,31 +66,40 @@ def write_timeline(
         How many of how many were written; the file says so too, under otherData.
     """
     path = Path(path)
-    requests = _first(result.requests, most_requests, "arrival_s", "request_id")
-    segments = _first(result.segments, most_segments, "start_s", "replica")
+    requests = _first(result.request_rows, most_requests, "arrival_s", "request_id")
+    segments = _first(result.segment_rows, most_segments, "start_s", "replica")
     written = Written(
         requests=requests.height,
-        of_requests=0 if result.requests is None else result.requests.height,
+        of_requests=0 if result.request_rows is None else height(result.request_rows),
         segments=segments.height,
-        of_segments=0 if result.segments is None else result.segments.height,
+        of_segments=0 if result.segment_rows is None else height(result.segment_rows),
     )
     about = {"scenario": str(result.summary["name"]), **asdict(written)}
+    encode = json.JSONEncoder(separators=(",", ":")).encode
     with (
         replacing(path) as file,
         gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
+        TextIOWrapper(packed, encoding="utf-8", newline="\n") as text,
     ):
-        packed.write(f'{{"displayTimeUnit":"ms","otherData":{json.dumps(about)},'.encode())
-        packed.write(b'"traceEvents":[')
-        comma = b"\n"
+        text.write(f'{{"displayTimeUnit":"ms","otherData":{json.dumps(about)},"traceEvents":[')
+        comma = "\n"
         for event in _events(requests, segments, end_s(result)):
-            packed.write(comma + json.dumps(event, separators=(",", ":")).encode())
-            comma = b",\n"
-        packed.write(b"\n]}\n")
+            text.write(comma + encode(event))
+            comma = ",\n"
+        text.write("\n]}\n")
     return written
 
 
-def _first(frame: pl.DataFrame | None, most: int, *by: str) -> pl.DataFrame:
-    return pl.DataFrame() if frame is None else frame.sort(*by, maintain_order=True).head(most)
+def _first(rows: pl.LazyFrame | None, most: int, *by: str) -> pl.DataFrame:
+    """The `most` first rows in the order of `by`, after one pass over all of them."""
+    first = pl.DataFrame()
+    for block in () if rows is None else blocks(rows, pl.all()):
+        if first.height == most > 0:
+            block = block.filter(pl.col(by[0]) <= first[by[0]][-1])  # few, once time has gone on
+        if not block.is_empty() or first.is_empty():
+            joined = pl.concat([first, block]) if first.height else block
+            first = joined.sort(*by, maintain_order=True).head(most)
+    return first
 
 
 def _events(requests: pl.DataFrame, segments: pl.DataFrame, end_s: float) -> Iterator[Event]:

@@ -47,6 +47,14 @@ class ToyResult:
     scenario: dict[str, Any] = field(default_factory=dict)
     roofline: ToyRoofline | None = None
 
+    @property
+    def request_rows(self) -> pl.LazyFrame | None:
+        return None if self.requests is None else self.requests.lazy()
+
+    @property
+    def segment_rows(self) -> pl.LazyFrame | None:
+        return None if self.segments is None else self.segments.lazy()
+
     def without(self, *parts: str) -> "ToyResult":
         return replace(self, **dict.fromkeys(parts))
 

@@ -55,7 +55,7 @@ def test_level_counts_open_intervals(pairs):
 def test_replica_means_are_integrals(result):
     end_s = float(result.segments["end_s"].max())
     bins = bins_over(end_s, 40)
-    replicas, means = replica_means(result.segments, bins, {"running": pl.col("running")})
+    replicas, means = replica_means(result.segment_rows, bins, {"running": pl.col("running")})
     assert replicas == [0, 1, 2, 3]
     expected = np.zeros((4, bins.count))
     for replica, start, end, running in result.segments.select(
@@ -68,14 +68,14 @@ def test_replica_means_are_integrals(result):
 
 
 def test_one_long_segment_fills_all_its_bins():
-    segment = pl.DataFrame({"replica": [3], "start_s": [0.5], "end_s": [3.5], "running": [8]})
+    segment = pl.LazyFrame({"replica": [3], "start_s": [0.5], "end_s": [3.5], "running": [8]})
     replicas, means = replica_means(segment, TimeBins(1.0, 4.0), {"running": pl.col("running")})
     assert replicas == [3]
     assert means["running"].tolist() == [[4.0, 8.0, 8.0, 4.0]]
 
 
 def test_a_replica_without_a_segment_was_idle():
-    segment = pl.DataFrame({"replica": [1], "start_s": [0.0], "end_s": [2.0], "running": [8]})
+    segment = pl.LazyFrame({"replica": [1], "start_s": [0.0], "end_s": [2.0], "running": [8]})
     replicas, means = replica_means(
         segment, TimeBins(1.0, 2.0), {"running": pl.col("running")}, range(3)
     )
