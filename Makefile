@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # Modules that `make compile` turns into C with mypyc; the rest stays Python.
 CORE := engine/sequence.py engine/batch.py engine/decoding.py engine/eviction.py \
         engine/blocks.py engine/policies.py engine/scheduler.py calibration/costs.py \
-        sim/records.py sim/replica.py sim/router.py sim/cluster.py
+        sim/clock.py sim/records.py sim/replica.py sim/router.py sim/cluster.py
 PACKAGES := traces engine calibration sim
 COMPILED := build/compiled
 SOURCES := $(shell find $(PACKAGES) -type f -not -path '*/__pycache__/*')

@@ -1,1 +1,1 @@
-"""The serving engine: scheduler, block manager and policies. Torch lives in engine.execution only."""
+"""The serving engine: scheduler, block manager, policies. Only engine.execution imports torch."""

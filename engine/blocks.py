@@ -34,8 +34,8 @@ class Piece:
         "after",
         "before",
         "end",
-        "is_open",
         "indexed",
+        "is_open",
         "key",
         "later",
         "names",
@@ -197,7 +197,7 @@ class BlockManager:
             )
 
     def match(self, seq: Sequence, known_tokens: int) -> Hit:
-        """The longest cached prefix of `seq`, at least one of its `known_tokens` left to compute."""
+        """The longest cached prefix of `seq`; one of its `known_tokens` at least is left out."""
         if not self.caching or not (seq.shared_blocks or seq.kept):
             return NO_HIT
         return self._match(seq, (known_tokens - 1) // self.block_tokens)

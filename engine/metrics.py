@@ -126,9 +126,9 @@ class Histogram:
         index = np.repeat(np.arange(touched.size), touched)
         offset = np.arange(index.size) - np.repeat(np.cumsum(touched) - touched, touched)
         bucket = low[index] + offset
-        below_end = np.ceil(
-            (np.power(self.GAMMA, bucket) - first[index]) / growth[index]
-        ).astype(np.int64)
+        below_end = np.ceil((np.power(self.GAMMA, bucket) - first[index]) / growth[index]).astype(
+            np.int64
+        )
         below_end = np.clip(below_end, 0, count[index])
         below_end[np.cumsum(touched) - 1] = count
         below_start = np.empty_like(below_end)
@@ -182,7 +182,7 @@ def _by_weight(values: Rows, weights: Rows) -> list[tuple[int, int]]:
 
 
 class ServiceMetrics:
-    """Running totals over request rows; those that arrived before the warm-up ended are left out."""
+    """Running totals over request rows; what arrived before the warm-up ended is left out."""
 
     LATENCIES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
 

@@ -394,7 +394,9 @@ class Scheduler:
             if finish < steps:
                 steps = finish
         more = steps - 1
-        if more and self._most_blocks_due(batch, more) > blocks.free < self._blocks_due(batch, more):
+        if more and self._most_blocks_due(batch, more) > blocks.free < self._blocks_due(
+            batch, more
+        ):
             fits = 0
             while more - fits > 1:
                 middle = (fits + more) // 2

@@ -61,7 +61,7 @@ class Sequence:
         self.priority: int = request.priority
         self.prompt_tokens: int = request.prompt_tokens
         self.output_limit: int = request.output_tokens
-        """Output tokens after which it ends: what was asked for or what the model's limit leaves."""
+        """Output tokens after which it ends: as asked for, or what the model's limit leaves."""
         self.hashes: tuple[int, ...] = request.hashes
         self.shared_blocks: int = 0
         """Leading full blocks whose content another request may have too."""

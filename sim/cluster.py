@@ -8,11 +8,12 @@ from heapq import heappop, heappush
 from typing import Any
 
 from simpy import Environment
-from simpy.events import URGENT, Event
+from simpy.events import URGENT
 
 from calibration.costs import PICOSECONDS
 from engine.metrics import FINISHED, REJECTED, TIMED_OUT, TRUNCATED, UNFINISHED, request_row
 from engine.sequence import Sequence
+from sim.clock import happening
 from sim.records import Records
 from sim.replica import Replica
 from sim.router import Router
@@ -63,7 +64,7 @@ class Cluster:
         self._on_arrival: Any = on_arrival
         self._source: Iterator[Request] = iter(())
         self._next: Request | None = None
-        self._arrival: Any = _happening(env)
+        self._arrival: Any = happening(env)
         """Fires when `_next` arrives; used again for each."""
         self._arrivals: int = 0
         self._turns: dict[int, deque[Request]] = {}
@@ -178,7 +179,9 @@ class Cluster:
         names = self._names
         tenant = names.setdefault(request.tenant, len(names)) if request.tenant else 0
         slo_class = names.setdefault(request.slo_class, len(names)) if request.slo_class else 0
-        self._records.request_rows.append(request_row(seq, index, outcome, finish, tenant, slo_class))
+        self._records.request_rows.append(
+            request_row(seq, index, outcome, finish, tenant, slo_class)
+        )
         self._router.done(index, request)
         if self._closed_loop and request.session_id >= 0:
             self._continue(request.session_id, finish if finish >= 0 else self._env._now)
@@ -202,7 +205,7 @@ class Cluster:
     def _at(self, time: int, call: Callable[[Any], None]) -> None:
         """Call at `time`, before the steps that begin then."""
         env = self._env
-        event = _happening(env)
+        event = happening(env)
         event.callbacks = [call]
         env.schedule(event, URGENT, time - env._now)
 
@@ -218,11 +221,3 @@ def _collector_at_rest() -> Generator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _happening(env: Any) -> Any:
-    """An event that carries no value: it only has to be scheduled."""
-    event: Any = Event(env)
-    event._ok = True
-    event._value = None
-    return event

@@ -143,4 +143,3 @@ class Records:
         self.most_sequences = max(self.most_sequences, int(sequences.max()))
         if self._segment_sink is not None:
             self._segment_sink(rows)
-

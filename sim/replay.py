@@ -7,13 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-from simpy import Environment
 
 from calibration.costs import PICOSECONDS, CostModel
 from calibration.profiles import Profile, load_profile
 from engine.config import SchedulerSettings
 from engine.metrics import REQUEST_COLUMNS, ServiceMetrics
 from engine.scheduler import Scheduler
+from sim.clock import new_clock
 from sim.cluster import Cluster
 from sim.records import SEGMENT_COLUMNS, Records
 from sim.replica import Replica
@@ -126,14 +126,16 @@ class Run:
         }
         metrics = ServiceMetrics(_ps(scenario.warmup_s), slo_ps)
         self.records = records = Records(metrics, requests=requests_to, segments=segments_to)
-        env = Environment(0)  # type: ignore[arg-type]  # picoseconds
+        env = new_clock()
         random = np.random.default_rng(scenario.seed)
         self.cluster = cluster = Cluster(
             env,
             ROUTERS[settings.router](settings.replicas, random),
             records,
             max_queue=settings.max_queue,
-            timeout_ps=None if settings.request_timeout_s is None else _ps(settings.request_timeout_s),
+            timeout_ps=None
+            if settings.request_timeout_s is None
+            else _ps(settings.request_timeout_s),
             closed_loop=settings.closed_loop,
             end_ps=None if scenario.end_s is None else _ps(scenario.end_s),
             on_arrival=progress,

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from simpy import Environment
-from simpy.events import NORMAL, Event
+from simpy.events import NORMAL
 
 from calibration.costs import CostModel, duration_ps, steps_to_cover
 from engine.batch import Batch
 from engine.scheduler import Scheduler
 from engine.sequence import FINISHED, Sequence
+from sim.clock import happening
 from sim.records import Records
+
 
 class Replica:
     """Serves sequences with the engine's scheduler; a cost model stands for the GPU.
@@ -302,11 +304,7 @@ class Replica:
     def _wake_at(self, time: int) -> None:
         """Set the one pending wake-up; one that was pending is stale and will be ignored."""
         env = self._env
-        event = self._spare
-        if event is None:
-            event = Event(env)
-            event._ok = True
-            event._value = None
+        event = happening(env) if self._spare is None else self._spare
         self._spare = None
         event.callbacks = [self._on_wake]
         self._event = event

@@ -1,4 +1,4 @@
-"""Which replica a request goes to. A router is a small object in a dict; all cost O(log replicas)."""
+"""Which replica a request goes to. A router is a small object in a dict; each costs O(log n)."""
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush

@@ -1,4 +1,4 @@
-"""The core decides what vLLM's scheduler was recorded to decide, and fast-forward changes nothing."""
+"""The core decides what vLLM's scheduler was recorded to decide, however many steps at a time."""
 
 import subprocess
 import sys

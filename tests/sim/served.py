@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from simpy import Environment
 
 from calibration.costs import CostModel
 from engine.config import CacheSettings, SchedulerSettings
 from engine.metrics import REQUEST_COLUMNS, ServiceMetrics
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
+from sim.clock import new_clock
 from sim.cluster import Cluster
 from sim.frames import MemorySink
 from sim.records import SEGMENT_COLUMNS, Records
@@ -53,7 +53,7 @@ class Served:
             self.metrics, requests=self._requests.take, segments=self._segments.take
         )
         self.sequences: list[Sequence] = []
-        env = Environment(0)  # type: ignore[arg-type]
+        env = new_clock()
         random = np.random.default_rng(seed)
         self.cluster = Cluster(env, ROUTERS[router](replicas, random), self.records, **cluster)
         for index in range(replicas):
@@ -62,9 +62,7 @@ class Served:
                 cache or CacheSettings(),
                 num_blocks,
             )
-            self.cluster.replicas.append(
-                Replica(env, index, core, cost, self.records, self._ended)
-            )
+            self.cluster.replicas.append(Replica(env, index, core, cost, self.records, self._ended))
         self.cluster.serve(requests)
         self.records.flush()
 
