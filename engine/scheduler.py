@@ -393,19 +393,23 @@ class Scheduler:
             finish = decodes.steps_to_finish() + 1
             if finish < steps:
                 steps = finish
-        more = steps - 1
-        if more and self._most_blocks_due(batch, more) > blocks.free < self._blocks_due(
-            batch, more
-        ):
-            fits = 0
-            while more - fits > 1:
-                middle = (fits + more) // 2
-                if self._blocks_due(batch, middle) > blocks.free:
-                    more = middle
-                else:
-                    fits = middle
-            steps = fits + 1
+        if steps > 1 and self._most_blocks_due(batch, steps - 1) > blocks.free:
+            steps = 1 + self._steps_that_fit(batch, steps - 1)
         return steps
+
+    def _steps_that_fit(self, batch: Batch, steps: int) -> int:
+        """For how many of `steps` more repeats of `batch` there are blocks."""
+        free = self.blocks.free
+        if self._blocks_due(batch, steps) <= free:
+            return steps
+        fits = 0
+        while steps - fits > 1:
+            middle = (fits + steps) // 2
+            if self._blocks_due(batch, middle) > free:
+                steps = middle
+            else:
+                fits = middle
+        return fits
 
     def _most_blocks_due(self, batch: Batch, steps: int) -> int:
         """No less than the blocks that `steps` more repeats of `batch` need."""

@@ -179,9 +179,8 @@ class Cluster:
         names = self._names
         tenant = names.setdefault(request.tenant, len(names)) if request.tenant else 0
         slo_class = names.setdefault(request.slo_class, len(names)) if request.slo_class else 0
-        self._records.request_rows.append(
-            request_row(seq, index, outcome, finish, tenant, slo_class)
-        )
+        row = request_row(seq, index, outcome, finish, tenant, slo_class)
+        self._records.request_rows.append(row)
         self._router.done(index, request)
         if self._closed_loop and request.session_id >= 0:
             self._continue(request.session_id, finish if finish >= 0 else self._env._now)

@@ -133,11 +133,9 @@ class Run:
             ROUTERS[settings.router](settings.replicas, random),
             records,
             max_queue=settings.max_queue,
-            timeout_ps=None
-            if settings.request_timeout_s is None
-            else _ps(settings.request_timeout_s),
+            timeout_ps=_ps_if(settings.request_timeout_s),
             closed_loop=settings.closed_loop,
-            end_ps=None if scenario.end_s is None else _ps(scenario.end_s),
+            end_ps=_ps_if(scenario.end_s),
             on_arrival=progress,
         )
         for index in range(settings.replicas):

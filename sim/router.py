@@ -111,7 +111,10 @@ class LeastLoaded:
 
 
 class PowerOfTwo:
-    """The less loaded, by requests, of two different replicas drawn at random (Mitzenmacher 2001)."""
+    """The less loaded, by requests, of two different replicas drawn at random.
+
+    Source: Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001.
+    """
 
     def __init__(self, replicas: int, random: np.random.Generator) -> None:
         self._first = Random(replicas, random)

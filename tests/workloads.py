@@ -96,9 +96,7 @@ def cases(draw: st.DrawFn, asynchronous: bool | None = None) -> tuple[Record, li
     if draw(st.booleans()):
         settings["num_blocks"] = least + draw(st.integers(0, 2))
     if draw(st.integers(0, 3)) == 0:  # outputs are cut short
-        prompts = [
-            len(row.get("prompt_token_ids", ())) + row.get("input_tokens", 0) for row in rows
-        ]
+        prompts = [row.get("input_tokens") or len(row["prompt_token_ids"]) for row in rows]
         settings["max_model_len"] = max(prompts) + draw(st.integers(1, 20))
     if not settings["chunked"]:
         settings["max_num_batched_tokens"] = max(settings["max_num_batched_tokens"], longest)

@@ -133,8 +133,7 @@ def replica_means(
     Returns:
         The replicas in order, and for each name an array of replicas x bins.
     """
-    values = (value.alias(name) for name, value in columns.items())
-    read = blocks(segments, "replica", "start_s", "end_s", *values)
+    read = blocks(segments, "replica", "start_s", "end_s", **columns)
     totals = sums((_pieces(block, bins, list(columns)) for block in read), "replica", "bin")
     names = sorted({*replicas, *totals["replica"]})
     rows = np.searchsorted(names, totals["replica"].to_numpy())

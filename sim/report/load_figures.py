@@ -10,7 +10,7 @@ from sim.report import theme, units
 from sim.report.bins import Floats, TimeBins, bins_over, level, replica_means
 from sim.report.contract import RunResult, end_s
 from sim.report.latency_figures import arrivals_end_s
-from sim.report.rows import height
+from sim.report.rows import blocks, height, sums
 
 MOST_LINES = 6
 """Replicas drawn as lines; more become rows of a heat map."""
@@ -20,14 +20,16 @@ MOST_ROWS = 1024
 def outcomes(result: RunResult) -> go.Figure | None:
     """Arrivals a second, by what became of them."""
     assert result.request_rows is not None
-    frame = result.request_rows.select("arrival_s", "outcome").collect()
-    if not frame.height:
+    total = height(result.request_rows)
+    if not total:
         return None
     end = arrivals_end_s(result)
     size, unit = theme.clock(end)
-    bins = bins_over(end, at_most=min(120, max(12, frame.height // 20)))
-    counts = frame.group_by(bins.index("arrival_s").alias("bin"), "outcome").len()
-    totals = dict(frame.group_by("outcome").len().iter_rows())
+    bins = bins_over(end, at_most=min(120, max(12, total // 20)))
+    arrivals = blocks(
+        result.request_rows, "outcome", bin=bins.index("arrival_s"), len=pl.lit(1, pl.Int64)
+    )
+    counts = sums(arrivals, "bin", "outcome")
     rate = np.bincount(counts["bin"], counts["len"], minlength=bins.count) / bins.width_s
     peak = int(rate.argmax())
     picture = theme.figure(
@@ -38,9 +40,9 @@ def outcomes(result: RunResult) -> go.Figure | None:
         f"{bins.centers_s[peak] / size:.3g} {unit}.",
     )
     for outcome, colour in theme.OUTCOMES.items():
-        if outcome not in totals:
-            continue
         mine = counts.filter(outcome=outcome)
+        if not mine.height:
+            continue
         heights = np.bincount(mine["bin"], weights=mine["len"], minlength=bins.count)
         picture.add_bar(
             x=(np.arange(bins.count) + 0.5) * bins.width_s / size,

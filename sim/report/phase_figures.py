@@ -9,44 +9,37 @@ from sim.report import theme, units
 from sim.report.bins import bins_over
 from sim.report.contract import RunResult
 from sim.report.latency_figures import REQUESTS_A_BIN, arrivals_end_s
-from sim.report.rows import DIGITS
+from sim.report.rows import DIGITS, blocks, height, sums
 
 GROUPS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
-def phases(requests: pl.LazyFrame, by: str) -> pl.DataFrame:
-    """Column `by` and the three parts of end-to-end time, of the requests that got to their end.
+PARTS = {
+    "queue": pl.col("queue_s"),
+    "prefill": pl.col("ttft_s") - pl.col("queue_s"),
+    "decode": pl.col("e2e_s") - pl.col("ttft_s"),
+}
+"""The phases of end-to-end time; null unless the request got to its end.
 
-    Decode runs from the first token to the last, with the recomputing after a preemption in it.
-    """
-    return (
-        requests.select(
-            by,
-            queue="queue_s",
-            prefill=pl.col("ttft_s") - pl.col("queue_s"),
-            decode=pl.col("e2e_s") - pl.col("ttft_s"),
-        )
-        .drop_nulls()
-        .collect()
-    )
+Decode runs from the first token to the last, with the recomputing after a preemption in it.
+"""
 
 
 def phases_over_time(result: RunResult) -> go.Figure | None:
     """Mean seconds in each phase by time of arrival."""
     assert result.request_rows is not None
-    frame = phases(result.request_rows, "arrival_s")
-    if not frame.height:
+    ended = height(result.request_rows.select(**PARTS).drop_nulls())
+    if not ended:
         return None
     end = arrivals_end_s(result)
     size, _ = theme.clock(end)
-    bins = bins_over(end, at_most=min(240, max(12, frame.height // REQUESTS_A_BIN)))
-    means = (
-        frame.group_by(bins.index("arrival_s").alias("bin"))
-        .agg(pl.col(list(theme.PHASES)).mean().round_sig_figs(DIGITS))
-        .sort("bin")
-    )
+    bins = bins_over(end, at_most=min(240, max(12, ended // REQUESTS_A_BIN)))
+    one = pl.lit(1, pl.Int64)
+    read = blocks(result.request_rows, bin=bins.index("arrival_s"), ended=one, **PARTS)
+    totals = sums((block.drop_nulls() for block in read), "bin")
+    means = totals.with_columns(pl.col(list(PARTS)) / pl.col("ended"))
     centers = bins.centers_s[means["bin"].to_numpy()] / size
-    total = frame.select(pl.col(list(theme.PHASES)).mean()).row(0, named=True)
+    total = {phase: float(totals[phase].sum()) / ended for phase in PARTS}
     whole = sum(total.values()) or 1.0
     picture = theme.figure(
         "Time by phase, over the run",
@@ -78,7 +71,12 @@ def phases_over_time(result: RunResult) -> go.Figure | None:
 def phases_by_percentile(result: RunResult) -> go.Figure | None:
     """Mean seconds in each phase, for groups of requests from the fastest to the slowest."""
     assert result.request_rows is not None
-    frame = phases(result.request_rows, "e2e_s").sort("e2e_s", maintain_order=True)
+    frame = (
+        result.request_rows.select("e2e_s", **PARTS)
+        .drop_nulls()
+        .sort("e2e_s", maintain_order=True)
+        .collect()
+    )
     if not frame.height:
         return None
     rows: list[dict[str, float | str]] = []

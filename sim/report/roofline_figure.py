@@ -93,9 +93,7 @@ def roofline(result: RunResult) -> go.Figure | None:
         "memory, under the flat one by arithmetic, and the distance to the roof is overhead. "
         "A circle's area is time spent.",
         f"{units.share(memory_s / total_s)} of step time is left of the ridge, bound by memory; "
-        + ", ".join(
-            f"{units.share(seconds / total_s)} {kind}" for kind, seconds in by_kind.items()
-        )
+        + ", ".join(f"{units.share(seconds / total_s)} {kind}" for kind, seconds in by_kind.items())
         + ".",
         height=420,
     )

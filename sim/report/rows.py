@@ -16,14 +16,14 @@ def height(rows: pl.LazyFrame) -> int:
     return rows.select(pl.len()).collect().item()
 
 
-def blocks(rows: pl.LazyFrame, *columns: str | pl.Expr) -> Iterator[pl.DataFrame]:
+def blocks(rows: pl.LazyFrame, *columns: str | pl.Expr, **named: pl.Expr) -> Iterator[pl.DataFrame]:
     """All rows in their order, BLOCK_ROWS at a time, of which only `columns` are read.
 
     An empty table is one empty block. Filter blocks, not `rows`: places after a filter are not
     known, and finding each block would read all rows anew.
     """
     for first in range(0, max(1, height(rows)), BLOCK_ROWS):
-        yield rows.slice(first, BLOCK_ROWS).select(columns).collect()
+        yield rows.slice(first, BLOCK_ROWS).select(*columns, **named).collect()
 
 
 def sums(parts: Iterable[pl.DataFrame], *by: str) -> pl.DataFrame:

@@ -3,9 +3,13 @@
 import polars as pl
 
 from sim.report import units
-from sim.report.fragments import Summary, table
+from sim.report.fragments import Summary
+from sim.report.fragments import table as html_table
+from sim.report.rows import blocks, sums
 
 MOST_ROWS = 40
+LATENCIES = {"ttft": (0.5, 0.99), "tpot": (0.99,), "e2e": (0.99,)}
+"""Latency -> levels of the quantiles to show."""
 SERVED = ("finished", "truncated")
 
 
@@ -15,32 +19,32 @@ def by_tenant(requests: pl.LazyFrame, slo: dict[str, float]) -> pl.DataFrame:
     A request meets them if it was served and no latency it has is above its limit; one without a
     time per output token, because it has a single token, cannot miss that one.
     """
+    tenant = pl.col("tenant").fill_null(units.ABSENT)
     met = pl.col("outcome").is_in(SERVED)
     for latency, limit_s in slo.items():
         met &= (pl.col(latency) <= limit_s).fill_null(value=True)
-    return (
-        requests.group_by(pl.col("tenant").cast(pl.String).fill_null(units.ABSENT))
-        .agg(
-            pl.len().alias("requests"),
-            pl.col("outcome").is_in(SERVED).mean().alias("served"),
-            met.mean().alias("met"),
-            (pl.col("cached_tokens").sum() / pl.col("prompt_tokens").sum()).alias("hits"),
-            pl.col("output_tokens").sum(),
-            *(
-                pl.col(f"{latency}_s")
-                .quantile(level, interpolation="linear")
-                .alias(f"{latency}_{name}")
-                for latency, level, name in (
-                    ("ttft", 0.5, "p50"),
-                    ("ttft", 0.99, "p99"),
-                    ("tpot", 0.99, "p99"),
-                    ("e2e", 0.99, "p99"),
-                )
-            ),
-        )
-        .sort("requests", "tenant", descending=[True, False])
-        .collect()
+    counted = blocks(
+        requests,
+        tenant,
+        "cached_tokens",
+        "prompt_tokens",
+        requests=pl.lit(1, pl.Int64),
+        served=pl.col("outcome").is_in(SERVED),
+        met=met,
     )
+    table = sums(counted, "tenant").with_columns(
+        pl.col("served", "met") / pl.col("requests"),
+        hits=pl.col("cached_tokens") / pl.col("prompt_tokens"),
+    )
+    for latency, levels in LATENCIES.items():
+        quantiles = requests.group_by(tenant).agg(
+            pl.col(f"{latency}_s")
+            .quantile(level, interpolation="linear")
+            .alias(f"{latency}_p{100 * level:.0f}")
+            for level in levels
+        )
+        table = table.join(quantiles.collect(), on="tenant")
+    return table.sort("requests", "tenant", descending=[True, False])
 
 
 def tenant_table(requests: pl.LazyFrame, summary: Summary) -> str | None:
@@ -73,7 +77,7 @@ def tenant_table(requests: pl.LazyFrame, summary: Summary) -> str | None:
         ]
         for row in frame.head(MOST_ROWS).iter_rows(named=True)
     ]
-    html = table([*head, *(["within SLO"] if slo else [])], rows)
+    html = html_table([*head, *(["within SLO"] if slo else [])], rows)
     if frame.height > MOST_ROWS:
         of = units.count(frame.height)
         html += f'<p class="finding">The {MOST_ROWS} largest of {of} tenants.</p>'
