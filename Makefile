@@ -16,11 +16,9 @@ SOURCES := $(shell find $(PACKAGES) -type f -not -path '*/__pycache__/*')
 .SUFFIXES:
 .PHONY: run test check bench compile test-compiled clean help
 
-# The token budget and batch limit are vLLM's defaults for a GPU of this size.
 run: $(INSTALLED) ## replay four times the sample chat load on four simulated GPUs, report in out/
 	@$(BIN)/kvcast replay --trace sample:chat --op tile:copies=4 \
 	    --replicas 4 --profile rtx-4090-llama-3.1-8b \
-	    --set scheduler.max_num_seqs=256 --set scheduler.max_num_batched_tokens=2048 \
 	    --slo ttft=1s,tpot=50ms --set name="Chat on four RTX 4090" --out out
 
 test: check ## run the checks, then every test (GPU tests only where there is a GPU)

@@ -8,15 +8,15 @@ from traces.settings import Settings, known_name
 
 
 class SchedulerSettings(Settings):
-    """How a scheduler forms batches. The defaults are those of vLLM's V1 scheduler on an H100/H200.
+    """How a scheduler forms batches. The defaults are those of vLLM's V1 scheduler.
 
     Source of names and defaults: vLLM 0.33.0, `vllm.config.SchedulerConfig` and `CacheConfig`.
     """
 
-    max_num_seqs: int = Field(default=1024, ge=1)
-    """Sequences running at once."""
-    max_num_batched_tokens: int = Field(default=8192, ge=1)
-    """Token budget of a step; static batching does not look at it."""
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    """Sequences running at once. None: vLLM's default for the GPU."""
+    max_num_batched_tokens: int | None = Field(default=None, ge=1)
+    """Token budget of a step; static batching does not look at it. None: as above."""
     max_model_len: int | None = Field(default=None, ge=2)
     """Tokens (prompt + output) at which a sequence is ended; prompts must be shorter. None: what
     the model and the pool allow."""

@@ -43,7 +43,7 @@ class Scheduler:
         """A scheduler over a pool of `num_blocks` blocks, one of which is vLLM's null block.
 
         Args:
-            settings: how batches are formed; without max_model_len there is no limit.
+            settings: how batches are formed; a limit that is None is none.
             cache: how blocks are laid out and kept.
             num_blocks: blocks of the pool; all but one are usable.
             named: number the blocks for an executor (`Sequence.table`); then `horizon` is 1.
@@ -55,9 +55,11 @@ class Scheduler:
         self._chunked: bool = settings.chunked_prefill and not self._static
         self._threshold: int = settings.long_prefill_token_threshold
         self._reserve_full: bool = settings.reserve_full_sequence
-        self._max_running: int = settings.max_num_seqs
+        self._max_running: int = settings.max_num_seqs or UNLIMITED
         self._max_len: int = settings.max_model_len or UNLIMITED
-        self._budget: int = UNLIMITED if self._static else settings.max_num_batched_tokens
+        self._budget: int = settings.max_num_batched_tokens or UNLIMITED
+        if self._static:
+            self._budget = UNLIMITED
         self._watermark: int = int(settings.watermark * num_blocks)
         self._key = ORDER[settings.order]
         self._victim = VICTIM.get(settings.order, VICTIM["fcfs"])

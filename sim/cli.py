@@ -1,6 +1,7 @@
 """`kvcast`: replay traces, look at traces and profiles."""
 
 import re
+import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -180,6 +181,9 @@ def _progress() -> Generator[Progress | None]:
 
 def main() -> None:
     """Entry point: user errors are one line on stderr and exit code 2."""
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # so that nothing is left half-written
     try:
         code: Any = app(standalone_mode=False, prog_name=app.info.name)
     except KvcastError as error:

@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 
 from calibration.costs import PICOSECONDS, CostModel
-from calibration.profiles import Profile, load_profile
-from engine.config import SchedulerSettings
+from calibration.profiles import load_profile
 from engine.metrics import REQUEST_COLUMNS, ServiceMetrics
 from engine.scheduler import Scheduler
 from sim.clock import new_clock
 from sim.cluster import Cluster
+from sim.fit import fitted
 from sim.records import SEGMENT_COLUMNS, Records
 from sim.replica import Replica
 from sim.result import Result
 from sim.router import ROUTERS
 from sim.scenario import Scenario
-from traces.errors import ConfigError
 from traces.pipeline import transformed
 from traces.reader import Trace, open_trace
 from traces.request import Request
@@ -87,8 +86,7 @@ class Run:
         self.profile = load_profile(scenario.profile)
         if scenario.model is not None:
             self.profile.require_model(scenario.model)
-        self.num_blocks = _num_blocks(scenario, self.profile)
-        self.scheduler = _fitted(scenario, self.profile, self.num_blocks)
+        self.scheduler, self.num_blocks = fitted(scenario, self.profile)
         self.scenario = scenario
         self.cost: CostModel = cost or self.profile.cost_model(
             async_scheduling=self.scheduler.async_scheduling
@@ -235,44 +233,12 @@ def _opened(scenario: Scenario) -> Trace:
     return transformed(trace, settings.operations)
 
 
-def _num_blocks(scenario: Scenario, profile: Profile) -> int:
-    """Blocks of a replica: as set, or what its memory holds."""
-    if scenario.memory.num_blocks is not None:
-        return scenario.memory.num_blocks
-    return profile.capacity(
-        block_tokens=scenario.cache.block_tokens,
-        memory_share=scenario.memory.memory_share,
-        max_batched_tokens=scenario.scheduler.max_num_batched_tokens,
-        max_sequences=scenario.scheduler.max_num_seqs,
-    ).blocks
-
-
-def _fitted(scenario: Scenario, profile: Profile, num_blocks: int) -> SchedulerSettings:
-    """The scheduler's settings with max_model_len resolved; every sequence fits alone.
-
-    Raises:
-        ConfigError: the setting is more than the model, the pool or a whole-prompt step allows.
-    """
-    settings = scenario.scheduler
-    pool = (num_blocks - 1) * scenario.cache.block_tokens
-    limits = {
-        f"the {pool:,} tokens of a replica's {num_blocks - 1:,} KV blocks": pool,
-        f"the model's {profile.shape.max_position:,} ({profile.model})": profile.shape.max_position,
-    }
-    if not settings.chunked_prefill and settings.batching == "continuous":
-        budget = settings.max_num_batched_tokens
-        limits[f"max_num_batched_tokens of {budget:,}, as prompts are not chunked"] = budget
-    asked = settings.max_model_len
-    if asked is None:
-        return settings.model_copy(update={"max_model_len": min(limits.values())})
-    for what, limit in limits.items():
-        if asked > limit:
-            raise ConfigError(f"scheduler.max_model_len: {asked:,} is more than {what}")
-    return settings
-
-
 def _ps(seconds: float) -> int:
     return round(seconds * PICOSECONDS)
+
+
+def _ps_if(seconds: float | None) -> int | None:
+    return None if seconds is None else _ps(seconds)
 
 
 def installed_version() -> str:

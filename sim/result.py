@@ -39,14 +39,22 @@ class Result:
         """One row a run of identical steps; None if they were not kept."""
         return self._segment_frame
 
-    @cached_property
+    @property
     def request_rows(self) -> pl.LazyFrame | None:
         """`requests`, not loaded: a query begins here, `collect` runs it."""
+        return self._lazy_requests
+
+    @property
+    def segment_rows(self) -> pl.LazyFrame | None:
+        """`segments`, not loaded."""
+        return self._lazy_segments
+
+    @cached_property
+    def _lazy_requests(self) -> pl.LazyFrame | None:
         return _lazy(self._requests)
 
     @cached_property
-    def segment_rows(self) -> pl.LazyFrame | None:
-        """`segments`, not loaded."""
+    def _lazy_segments(self) -> pl.LazyFrame | None:
         return _lazy(self._segments)
 
     @cached_property

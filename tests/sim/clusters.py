@@ -99,7 +99,7 @@ def setups(draw: st.DrawFn, max_replicas: int = 4) -> Setup:
             "prefill_first": True,
             "chunked_prefill": False,
             "async_scheduling": False,
-            "max_num_batched_tokens": max(scheduler.max_num_batched_tokens, whole),
+            "max_num_batched_tokens": max(scheduler.max_num_batched_tokens or 0, whole),
         }
     if draw(st.integers(0, 9)) == 4:  # contiguous
         changes["max_model_len"] = min(changes["max_model_len"], whole + 1)
