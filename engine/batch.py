@@ -26,7 +26,6 @@ class Batch:
         "prefill_pairs_growth",
         "prefill_tokens",
         "prefills",
-        "steps",
     )
 
     def __init__(self) -> None:
@@ -44,21 +43,19 @@ class Batch:
         """Sum over chunks of chunk x context before + chunk (chunk + 1) / 2: causal attention."""
         self.prefill_pairs_growth: int = 0
         """Sum over chunks of chunk squared."""
-        self.prefills: list[tuple[Sequence, int]] = []
+        self.prefills: tuple[tuple[Sequence, int], ...] = ()
         """Prefilling sequences in running order, each with its chunk's tokens."""
         self.horizon: int = 1
         """Steps for which the scheduler would decide exactly this if nothing arrived."""
-        self.steps: int = 1
-        """Steps taken so far (see Scheduler.advance)."""
-        self.admitted: list[Sequence] = []
+        self.admitted: tuple[Sequence, ...] = ()
         """Sequences taken from the waiting queue in this step, in order."""
-        self.preempted: list[Sequence] = []
+        self.preempted: tuple[Sequence, ...] = ()
         """Sequences put back into the waiting queue in this step, in order."""
-        self.completed: list[Sequence] = []
+        self.completed: tuple[Sequence, ...] = ()
         """Prefills that end with the batch's last step: they produce a token then."""
-        self.exhausted: list[Sequence] = []
+        self.exhausted: tuple[Sequence, ...] = ()
         """Sequences whose last output token the batch's last step produces, in running order."""
-        self.left_out: list[Sequence] = []
+        self.left_out: tuple[Sequence, ...] = ()
         """Running decodes that found no token budget in this step."""
 
     @property

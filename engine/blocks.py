@@ -374,7 +374,7 @@ class BlockManager:
                     self.eviction.replace(piece, tail)
                 self.free -= stop - piece.start
             piece.refs += 1
-            seq.held.append(piece)
+            seq.held += (piece,)
             if self.named:
                 seq.table.extend(piece.names)
 
@@ -392,7 +392,7 @@ class BlockManager:
             piece.is_open = False
             right.is_open = True
             owner.open = right
-            owner.held.append(piece)
+            owner.held += (piece,)
             if self.named:
                 piece.names = owner.table[piece.start : at]
         else:
@@ -402,7 +402,7 @@ class BlockManager:
         if at < owner.shared_blocks:
             self._insert(right, self._key(owner, at), oldest=end > at)
         elif not right.is_open and owner.status != FINISHED:
-            owner.kept.append(right)
+            owner.kept += (right,)
         return right
 
     def _insert(self, piece: Piece, key: int, oldest: bool = False) -> None:
@@ -484,22 +484,22 @@ class BlockManager:
         copy = piece
         if piece.end > piece.start:
             piece.is_open = False
-            seq.held.append(piece)
+            seq.held += (piece,)
             if self.named:
                 piece.names = seq.table[piece.start : block]
             if piece.start >= seq.shared_blocks:
-                seq.kept.append(piece)
+                seq.kept += (piece,)
             copy = Piece(block, block + 1, seq)
         self._drop(copy)
         copy.end = block + 1
         copy.is_open = False
-        seq.held.append(copy)
+        seq.held += (copy,)
         if self.named:
             copy.names = [seq.table[block]]
         if block < seq.shared_blocks:
             self._insert(copy, self._key(seq, block))
         else:
-            seq.kept.append(copy)
+            seq.kept += (copy,)
         rest = Piece(block + 1, block + 1, seq)
         rest.is_open = True
         seq.open = rest
@@ -541,7 +541,7 @@ class BlockManager:
                 piece.names = seq.table[piece.start : end]
             if not piece.indexed:
                 if seq.status != FINISHED:
-                    seq.kept.append(piece)
+                    seq.kept += (piece,)
                 elif not self.named:
                     piece.owner = None
             self._queue(piece)
@@ -550,7 +550,7 @@ class BlockManager:
         if seq.held:
             self._release_held(seq, piece.start)
         if seq.kept and seq.status == FINISHED:
-            seq.kept = []  # nobody will look, and sequence and pieces would keep each other alive
+            seq.kept = ()  # nobody will look, and sequence and pieces would keep each other alive
         if self.named:
             seq.table = []
 
@@ -566,7 +566,7 @@ class BlockManager:
                 assert right is not None
                 piece = right
                 pieces.append(piece)
-        seq.held = []
+        seq.held = ()
         for piece in reversed(pieces):
             piece.refs -= 1
             if piece.refs == 0:

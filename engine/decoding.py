@@ -98,9 +98,9 @@ class DecodeSet:
             heappop(ends)
         return ends[0][0] - self.epoch
 
-    def pop_finished(self) -> list[Sequence]:
+    def pop_finished(self) -> tuple[Sequence, ...]:
         """Remove and return, in admission order, the members whose last step is scheduled."""
-        finished: list[Sequence] = []
+        finished: tuple[Sequence, ...] = ()
         ends = self._ends
         while ends and ends[0][0] <= self.epoch:
             entry = heappop(ends)
@@ -108,7 +108,7 @@ class DecodeSet:
                 seq = entry[2]
                 self.leave(seq)
                 ends = self._ends
-                finished.append(seq)
+                finished += (seq,)
         return finished
 
     def _counts(self, entry: tuple[int, int, Sequence]) -> bool:

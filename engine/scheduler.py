@@ -153,8 +153,12 @@ class Scheduler:
 
     def schedule(self) -> Batch | None:
         """Decide the next step and grant it its tokens and blocks; None if there is no work."""
-        batch = Batch()
         self._steps += 1
+        if not (self.waiting or self._prefills or self._ahead or self._named):
+            steady = self._schedule_decodes()
+            if steady is not None:
+                return steady
+        batch = Batch()
         rival = False
         if self._prefill_first:
             rival = self._admit(batch, self._budget, self._threshold)
@@ -182,6 +186,31 @@ class Scheduler:
             return None
         if not rival:
             batch.horizon = self._horizon(batch)
+        return batch
+
+    def _schedule_decodes(self) -> Batch | None:
+        """The most frequent case, without detours: nothing to do but to decode, and room for it.
+
+        Returns None, and changes nothing, if it is another case after all.
+        """
+        decodes, blocks = self.decodes, self.blocks
+        count = decodes.size
+        if count == 0 or count > self._budget or blocks.contested:
+            return None
+        if self._exhausted and self._threshold:
+            return None
+        steps = decodes.steps_to_finish()
+        most = count * ((steps - 1) // blocks.block_tokens + 2)
+        if most > blocks.free:
+            return None
+        due = decodes.blocks_due(1)
+        if due:
+            blocks.take_counted(due)
+        decodes.epoch += 1
+        batch = Batch()
+        batch.decoding = batch.decodes = count
+        batch.decode_context_tokens = decodes.base_sum + count * decodes.epoch
+        batch.horizon = steps
         return batch
 
     def _grant_running(self, batch: Batch, budget: int, threshold: int) -> int:
@@ -224,7 +253,7 @@ class Scheduler:
         for seq, chunk in zip(self._prefills, chunks, strict=True):
             if chunk:
                 seq.base += chunk
-                batch.prefills.append((seq, chunk))
+                batch.prefills += ((seq, chunk),)
         if count:
             decodes.epoch += 1
             batch.decoding = count
@@ -280,9 +309,9 @@ class Scheduler:
                 if seq.decoding:
                     batch.decoding += 1
                 else:
-                    batch.prefills.append((seq, granted[seq]))
+                    batch.prefills += ((seq, granted[seq]),)
             elif seq.decoding:
-                batch.left_out.append(seq)
+                batch.left_out += (seq,)
         if batch.decoding:
             decodes.epoch += 1
             for seq in batch.left_out:
@@ -339,11 +368,11 @@ class Scheduler:
             if seq.contested_until:
                 blocks.register(seq, tokens)
             if seq.preemptions:
-                seq.resumed_cached.append(cached)
+                seq.resumed_cached += (cached,)
             else:
                 seq.cached_tokens = cached
-            batch.admitted.append(seq)
-            batch.prefills.append((seq, chunk))
+            batch.admitted += (seq,)
+            batch.prefills += ((seq, chunk),)
             budget -= chunk
         return False
 
@@ -433,7 +462,6 @@ class Scheduler:
 
         Called once a batch, before anything else is scheduled.
         """
-        batch.steps = steps
         decodes = self.decodes
         more = steps - 1
         if more:
@@ -455,16 +483,16 @@ class Scheduler:
             if seq.base < seq.prefill_end:
                 continue
             self._prefills.remove(seq)
-            batch.completed.append(seq)
+            batch.completed += (seq,)
             steps = seq.output_limit - seq.generated - 1
             if steps:
                 self.decodes.join(seq, steps)
                 if seq.admission > self._last_joined:
                     self._last_joined = seq.admission
             else:
-                batch.exhausted.append(seq)
+                batch.exhausted += (seq,)
         if len(batch.exhausted) > 1:
-            batch.exhausted.sort(key=_admission)
+            batch.exhausted = tuple(sorted(batch.exhausted, key=_admission))
 
     def output(self, batch: Batch) -> list[Sequence]:
         """Take what the advanced batch's last step produced; returns the finished, in order."""
@@ -513,7 +541,7 @@ class Scheduler:
             self._queue.appendleft(seq)
         else:
             self._push(seq)
-        batch.preempted.append(seq)
+        batch.preempted += (seq,)
 
     def _stop_computing(self, seq: Sequence) -> None:
         """Take a running sequence out of the decode set or the prefills; keep what it generated."""

@@ -84,11 +84,11 @@ class Sequence:
         self.ahead: int = 0
         """Asynchronous only, after being left out of a step: its last token is already known."""
 
-        self.held: list[Piece] = []
+        self.held: tuple[Piece, ...] = ()
         """Closed pieces it references, in order; each reaches to the next one's start."""
         self.open: Piece | None = None
         """The piece it is computing."""
-        self.kept: list[Piece] = []
+        self.kept: tuple[Piece, ...] = ()
         """Its own closed pieces that nobody else can hit, oldest first, to find on resuming."""
         self.contested_until: int = 0
         """Below this block, registration looks for copies (see BlockManager); 0: nowhere."""
@@ -103,7 +103,7 @@ class Sequence:
         self.preemptions: int = 0
         self.cached_tokens: int = 0
         """Prefix hit of the first admission."""
-        self.resumed_cached: list[int] = []
+        self.resumed_cached: tuple[int, ...] = ()
         """Prefix hit of each resumption."""
 
     def __repr__(self) -> str:

@@ -217,9 +217,10 @@ class Replica:
         self._steps = steps
         # duration_ps, written out for speed
         self._busy_until = start + steps * first + growth * (steps * (steps - 1) // 2)
-        for seq in batch.admitted:
-            if seq.first_scheduled < 0:
-                seq.first_scheduled = start
+        if batch.admitted:
+            for seq in batch.admitted:
+                if seq.first_scheduled < 0:
+                    seq.first_scheduled = start
         if batch.preempted:
             for seq in batch.preempted:
                 if seq.last_token < 0 and seq.generated:

@@ -317,7 +317,7 @@ class Decider:
                 "finish_ns": seq.finish // PS,
                 "preemptions": seq.preemptions,
                 "cached_tokens": seq.cached_tokens,
-                "resumed_cached_tokens": seq.resumed_cached,
+                "resumed_cached_tokens": list(seq.resumed_cached),
             }
             for seq in self.all
         ]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import polars as pl
 import polars.selectors as cs
 
-BLOCK_ROWS = 131_072
+BLOCK_ROWS = 65_536
 """Rows read at once: some ten MB of the widest pieces."""
 DIGITS = 7
 """Significant digits of what threads add up, whose last bits depend on who came first."""

@@ -38,7 +38,7 @@ def batch_of(decodes: int, context: int, chunks: list[tuple[int, int]], horizon:
     batch.prefill_pairs = sum(c * before + c * (c + 1) // 2 for c, before in chunks)
     batch.prefill_pairs_growth = sum(c * c for c, _ in chunks)
     sequence = Sequence(Request(0, 0.0, 1, 1), 0, 0)
-    batch.prefills = [(sequence, chunk) for chunk, _ in chunks]
+    batch.prefills = tuple((sequence, chunk) for chunk, _ in chunks)
     batch.horizon = horizon
     return batch
 

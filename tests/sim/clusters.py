@@ -85,7 +85,11 @@ def setups(draw: st.DrawFn, max_replicas: int = 4) -> Setup:
     if draw(st.booleans()):  # each replica has the whole workload's share of trouble
         recorded = [row | {"id": f"{row['id']}.{i}"} for row in recorded for i in range(replicas)]
     scheduler, cache = settings_of(params)
-    requests = tuple(request for request, _ in as_requests(recorded, cache.block_tokens))
+    # vLLM's victim among equals is the first admitted: two may preempt each other for ever
+    requests = tuple(
+        request._replace(priority=request.priority * len(recorded) + i)
+        for i, (request, _) in enumerate(as_requests(recorded, cache.block_tokens))
+    )
     whole = longest(requests)
     num_blocks = params["num_blocks"]
     changes: dict[str, Any] = {"max_model_len": UNLIMITED}

@@ -39,7 +39,7 @@ def test_requests_are_served_at_the_recorded_times(case: str, exact: bool) -> No
             "finish_ns": sequences[i].finish // PS,
             "preemptions": sequences[i].preemptions,
             "cached_tokens": sequences[i].cached_tokens,
-            "resumed_cached_tokens": sequences[i].resumed_cached,
+            "resumed_cached_tokens": list(sequences[i].resumed_cached),
         }
         for i, (_, name) in enumerate(named)
     ]
