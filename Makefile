@@ -39,7 +39,9 @@ compile: $(COMPILED)/.compiled ## compile the core modules to C into build/compi
 test-compiled: $(COMPILED)/.compiled ## run the scheduler tests on the compiled modules
 	@rm -rf $(COMPILED)/tests && cp -R tests pyproject.toml $(COMPILED)
 	@cd $(COMPILED) && "$(CURDIR)/$(BIN)/python" -c "import engine.batch as it; assert it.__file__[-3:] == '.so', it"
-	@cd $(COMPILED) && PYTHONPATH="$(CURDIR)/$(COMPILED)" "$(CURDIR)/$(BIN)/pytest" tests/engine
+	@cd $(COMPILED) && PYTHONPATH="$(CURDIR)/$(COMPILED)" \
+	    KVCAST_SHARED="$${KVCAST_SHARED:-$(CURDIR)/../shared}" "$(CURDIR)/$(BIN)/pytest" \
+	    tests/engine tests/sim/test_recorded_times.py tests/sim/test_fast_forward.py
 
 clean: ## remove what the other targets made, except .venv
 	@rm -rf build out *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

@@ -140,10 +140,13 @@ class Cluster:
         """Requests that arrive by the trace's clock; the others wait in `_turns`."""
         first: list[Request] = []
         for request in requests:
-            if request.turn > 0 and request.session_id >= 0:
-                self._turns.setdefault(request.session_id, deque()).append(request)
-            else:
-                first.append(request)
+            session_id = request.session_id
+            if request.turn > 0 and session_id in self._turns:
+                self._turns[session_id].append(request)
+                continue
+            if session_id >= 0:  # even if its first turn here is not turn 0
+                self._turns.setdefault(session_id, deque())
+            first.append(request)
         return first
 
     # ---- ends

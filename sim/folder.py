@@ -36,8 +36,8 @@ def replay_to_folder(
 ) -> Result:
     """Run a scenario and write `folder`; equal scenarios give byte-identical files.
 
-    Rows stream to disk, so memory does not grow with the run (the report, which reads them back,
-    aside). An earlier run's folder is replaced when this one is complete.
+    Rows stream to disk, and the report reads them back a piece at a time: what grows in memory is
+    a few columns of the requests. An earlier run's folder is replaced when this one is complete.
 
     Args:
         scenario: all settings.
@@ -72,7 +72,7 @@ def replay_to_folder(
         with suppress(OSError):
             for parent in new:
                 parent.rmdir()  # as long as they are empty
-    return _result(run, folder, keep_requests, keep_segments)
+    return _result(run, target, keep_requests, keep_segments)
 
 
 def _serve(
@@ -109,7 +109,7 @@ def _result(run: Run, folder: Path, keep_requests: bool, keep_segments: bool) ->
 def _scan(path: Path) -> Any:
     import polars as pl
 
-    return pl.scan_parquet(path.absolute(), glob=False)
+    return pl.scan_parquet(path, glob=False)
 
 
 def _draw(result: Result, folder: Path) -> None:

@@ -5,7 +5,7 @@ A segment is a batch and the steps it runs for; an arrival may cut it at an earl
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from simpy import Environment
 from simpy.events import NORMAL
@@ -16,6 +16,10 @@ from engine.scheduler import Scheduler
 from engine.sequence import FINISHED, Sequence
 from sim.clock import happening
 from sim.records import Records
+from traces.errors import ConfigError
+
+FRUITLESS_STEPS: Final = 100_000
+"""So many steps with preemptions and no finished request are no bad luck, but a deadlock."""
 
 
 class Replica:
@@ -35,6 +39,7 @@ class Replica:
         "_env",
         "_event",
         "_first",
+        "_fruitless",
         "_growth",
         "_in_flight",
         "_interrupted",
@@ -97,6 +102,8 @@ class Replica:
         """Aborted sequences, to be dropped at the next step boundary."""
         self._late: dict[Sequence, int] = {}
         """Decodes that missed a step: when their last token came out."""
+        self._fruitless: int = 0
+        """Steps with preemptions since the last request finished."""
         self._interrupted: bool = False
         self._stopped: bool = False
         self._prefill_first: bool = scheduler.settings.prefill_first
@@ -222,9 +229,20 @@ class Replica:
                 if seq.first_scheduled < 0:
                     seq.first_scheduled = start
         if batch.preempted:
+            self._preempting()
             for seq in batch.preempted:
                 if seq.last_token < 0 and seq.generated:
                     seq.last_token = start
+
+    def _preempting(self) -> None:
+        """Notice when sequences preempt each other for ever."""
+        self._fruitless += 1
+        if self._fruitless > FRUITLESS_STEPS:
+            raise ConfigError(
+                f"replica {self.index}: {FRUITLESS_STEPS:,} steps with preemptions and no request"
+                f" finished: {self.scheduler.blocks.usable} KV blocks are too few for these"
+                " settings; expected more blocks, or scheduler.reserve_full_sequence: true"
+            )
 
     def _cut(self) -> None:
         """Let the running segment end at the first boundary at which news of now are seen."""
@@ -252,6 +270,8 @@ class Replica:
             elif seq.last_token >= 0:
                 self._records.gap(now - seq.last_token, 1)
                 seq.last_token = -1
+        if finished:
+            self._fruitless = 0
         for seq in finished:
             seq.finish = now
             self._on_end(self, seq)

@@ -149,11 +149,7 @@ class Decider:
         self.ids: dict[Sequence, str] = {}
         self.all: list[Sequence] = []
         for request, name in requests:
-            # heap ties are broken by the recorded id
-            seq = self.core.sequence(
-                request._replace(request_id=name),  # type: ignore[arg-type]
-                round(request.arrival_s * 1e6) * 1000 * PS,
-            )
+            seq = self.core.sequence(request, round(request.arrival_s * 1e6) * 1000 * PS)
             self.ids[seq] = name
             self.all.append(seq)
         self.arrivals = sorted(self.all, key=lambda seq: seq.arrival)

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
@@ -9,7 +10,7 @@ from sim.report import theme, units
 from sim.report.bins import bins_over
 from sim.report.contract import RunResult
 from sim.report.latency_figures import REQUESTS_A_BIN, arrivals_end_s
-from sim.report.rows import DIGITS, blocks, height, sums
+from sim.report.rows import blocks, height, sums
 
 GROUPS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
@@ -39,7 +40,7 @@ def phases_over_time(result: RunResult) -> go.Figure | None:
     totals = sums((block.drop_nulls() for block in read), "bin")
     means = totals.with_columns(pl.col(list(PARTS)) / pl.col("ended"))
     centers = bins.centers_s[means["bin"].to_numpy()] / size
-    total = {phase: float(totals[phase].sum()) / ended for phase in PARTS}
+    total = {phase: totals[phase].to_numpy().sum() / ended for phase in PARTS}
     whole = sum(total.values()) or 1.0
     picture = theme.figure(
         "Time by phase, over the run",
@@ -71,22 +72,16 @@ def phases_over_time(result: RunResult) -> go.Figure | None:
 def phases_by_percentile(result: RunResult) -> go.Figure | None:
     """Mean seconds in each phase, for groups of requests from the fastest to the slowest."""
     assert result.request_rows is not None
-    frame = (
-        result.request_rows.select("e2e_s", **PARTS)
-        .drop_nulls()
-        .sort("e2e_s", maintain_order=True)
-        .collect()
-    )
+    frame = result.request_rows.select("e2e_s", **PARTS).drop_nulls().collect()
     if not frame.height:
         return None
+    order = np.argsort(frame["e2e_s"].to_numpy(), kind="stable")
+    seconds = {phase: frame[phase].to_numpy() for phase in PARTS}
     rows: list[dict[str, float | str]] = []
     for low, high in pairwise(GROUPS):
         first, last = round(low * frame.height), round(high * frame.height)
         if last > first:
-            group = frame[first:last].select(
-                pl.col(list(theme.PHASES)).mean().round_sig_figs(DIGITS)
-            )
-            means = group.row(0, named=True)
+            means = {phase: seconds[phase][order[first:last]].mean() for phase in PARTS}
             rows.append({"group": _name(low, high), **means})
     tail = rows[-1]
     whole = sum(float(tail[phase]) for phase in theme.PHASES) or 1.0

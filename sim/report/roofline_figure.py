@@ -82,11 +82,11 @@ def roofline(result: RunResult) -> go.Figure | None:
     if not points.height:
         return None
     by_kind = {
-        kind: float(points.filter(kind=kind)["seconds"].sum())
+        kind: points.filter(kind=kind)["seconds"].to_numpy().sum()
         for kind in theme.STEPS
         if kind in points["kind"]
     }
-    total_s, memory_s = sum(by_kind.values()), float(points["memory_s"].sum())
+    total_s, memory_s = sum(by_kind.values()), points["memory_s"].to_numpy().sum()
     picture = theme.figure(
         "Steps on the roofline",
         "Right: more arithmetic per byte read; up: faster; on the slanted roof a step is bound by "

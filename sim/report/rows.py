@@ -3,12 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 import polars as pl
-import polars.selectors as cs
 
 BLOCK_ROWS = 65_536
-"""Rows read at once: some ten MB of the widest pieces."""
-DIGITS = 7
-"""Significant digits of what threads add up, whose last bits depend on who came first."""
+"""Rows read at once: a few MB, a few row groups of a file."""
 
 
 def height(rows: pl.LazyFrame) -> int:
@@ -29,14 +26,12 @@ def blocks(rows: pl.LazyFrame, *columns: str | pl.Expr, **named: pl.Expr) -> Ite
 def sums(parts: Iterable[pl.DataFrame], *by: str) -> pl.DataFrame:
     """Sums of all columns for each `by`, in the order of `by`.
 
-    Each part is added up as it comes, so that groups, not rows, take memory. Floats come with
-    DIGITS significant digits and are then the same however many threads added them.
+    Each part is added up as it comes, so that groups, not rows, take memory.
     """
-    added = [part.group_by(by).agg(pl.all().sum()) for part in parts]
-    return (
-        pl.concat(added)
-        .group_by(by)
-        .agg(pl.all().sum())
-        .sort(by)
-        .with_columns(cs.float().round_sig_figs(DIGITS))
-    )
+    return _summed(pl.concat(_summed(part, by) for part in parts), by).sort(by)
+
+
+def _summed(rows: pl.DataFrame, by: tuple[str, ...]) -> pl.DataFrame:
+    """One row a group. Lists keep the rows' order; `agg(sum)` adds in an order that threads set."""
+    lists = rows.group_by(by).agg(pl.all())
+    return lists.with_columns(pl.all().exclude(by).list.sum())

@@ -90,16 +90,21 @@ def write_timeline(
     return written
 
 
-def _first(rows: pl.LazyFrame | None, most: int, *by: str) -> pl.DataFrame:
-    """The `most` first rows in the order of `by`, after one pass over all of them."""
+def _first(rows: pl.LazyFrame | None, most: int, time_s: str, tie: str) -> pl.DataFrame:
+    """The `most` first rows by time, then by `tie`: one pass for their keys, one for them."""
+    if rows is None or not most:
+        return pl.DataFrame()
     first = pl.DataFrame()
-    for block in () if rows is None else blocks(rows, pl.all()):
-        if first.height == most > 0:
-            block = block.filter(pl.col(by[0]) <= first[by[0]][-1])  # few, once time has gone on
-        if not block.is_empty() or first.is_empty():
-            joined = pl.concat([first, block]) if first.height else block
-            first = joined.sort(*by, maintain_order=True).head(most)
-    return first
+    for block in blocks(rows, time_s, tie):
+        if first.height == most:
+            block = block.filter(pl.col(time_s) <= first[time_s][-1])  # mostly none
+        first = pl.concat([first, block]) if first.height else block
+        first = first.sort(time_s, tie).head(most)
+    if first.height:
+        last_s, last = first.row(-1)
+        earlier = pl.col(time_s) < last_s
+        rows = rows.filter(earlier | ((pl.col(time_s) == last_s) & (pl.col(tie) <= last)))
+    return rows.collect().sort(time_s, tie, maintain_order=True).head(most)
 
 
 def _events(requests: pl.DataFrame, segments: pl.DataFrame, end_s: float) -> Iterator[Event]:

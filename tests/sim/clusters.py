@@ -19,7 +19,7 @@ UNLIMITED = 10**6
 BASE = roofline_cost(model("llama-3.1-8b"), gpu("h200"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Setup:
     """A cluster and what it is to serve."""
 
@@ -34,6 +34,10 @@ class Setup:
     timeout_ps: int | None = None
     end_ps: int | None = None
     closed_loop: bool = False
+
+    def __repr__(self) -> str:
+        lines = [f"{name}={getattr(self, name)!r}" for name in self.__dataclass_fields__]
+        return "Setup(" + ",\n  ".join(lines) + ")"
 
     def serve(self, *, exact: bool = False, **changes: Any) -> Served:
         return Served(
