@@ -270,13 +270,14 @@ def main() -> None:
         options.out.write_text(json.dumps(speed(options.repeats)))
         return
     results: dict[str, Any] = {"machine": machine(), "command": " ".join(sys.argv)}
+    if not options.no_memory:
+        # first: a child's peak is never below what its parent held when it started
+        results["memory"] = memory()
     results["pure python"] = speed(options.repeats)
     results["reference"] = against_reference()
     if (COMPILED / ".compiled").exists():
         print("compiled core:")
         results["compiled"] = in_compiled_core(options.repeats)
-    if not options.no_memory:
-        results["memory"] = memory()
     out = (
         options.out
         or PROJECT / "benchmarks/results" / f"replay-{results['machine']['date'][:10]}.json"

@@ -64,6 +64,7 @@ class Cluster:
         self._on_arrival: Any = on_arrival
         self._source: Iterator[Request] = iter(())
         self._next: Request | None = None
+        self._on_arrive: Any = [self._arrive]
         self._arrival: Any = happening(env)
         """Fires when `_next` arrives; used again for each."""
         self._arrivals: int = 0
@@ -103,7 +104,7 @@ class Cluster:
             env = self._env
             wait = round(request.arrival_s * PICOSECONDS) - env._now
             event = self._arrival
-            event.callbacks = [self._arrive]
+            event.callbacks = self._on_arrive
             env.schedule(event, URGENT, wait if wait > 0 else 0)
 
     def _arrive(self, event: Any) -> None:

@@ -34,6 +34,7 @@ class Replica:
         "_asynchronous",
         "_batch",
         "_busy_until",
+        "_callbacks",
         "_cost",
         "_doomed",
         "_env",
@@ -45,7 +46,6 @@ class Replica:
         "_interrupted",
         "_late",
         "_on_end",
-        "_on_wake",
         "_prefill_first",
         "_records",
         "_spare",
@@ -83,7 +83,8 @@ class Replica:
         self._add_segment: Any = records.segment_rows.append
         self._on_end: Any = on_end
         self._asynchronous: bool = scheduler.settings.async_scheduling
-        self._on_wake: Any = self._wake_late if self._asynchronous else self._wake
+        self._callbacks: Any = [self._wake_late if self._asynchronous else self._wake]
+        """SimPy takes the list off a fired event, but leaves it as it is."""
         self._spare: Any = None
         """A wake-up that has fired, to be used again."""
         self._event: Any = None
@@ -327,6 +328,6 @@ class Replica:
         env = self._env
         event = happening(env) if self._spare is None else self._spare
         self._spare = None
-        event.callbacks = [self._on_wake]
+        event.callbacks = self._callbacks
         self._event = event
         env.schedule(event, NORMAL, time - env._now)

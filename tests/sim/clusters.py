@@ -82,8 +82,39 @@ def costs(draw: st.DrawFn, unit: dict[str, int]) -> CostModel:
 
 
 @st.composite
-def setups(draw: st.DrawFn, max_replicas: int = 4) -> Setup:
-    """Any workload in any way of serving; every prompt that is not refused can be served alone."""
+def swarms(draw: st.DrawFn) -> Setup:
+    """More sequences than a step has tokens for: whole prompts first, then some decodes wait."""
+    count = draw(st.integers(2, 20))
+    budget = draw(st.integers(2, 6))
+    gaps_us = draw(st.lists(st.sampled_from([0, 0, 1, 2000]), min_size=count, max_size=count))
+    lengths = st.lists(st.integers(1, budget - 1), min_size=count, max_size=count)
+    prompts, outputs = draw(lengths), draw(lengths)
+    requests = tuple(
+        Request(i, sum(gaps_us[: i + 1]) / 1e6, prompts[i], min(outputs[i], budget - prompts[i]))
+        for i in range(count)
+    )
+    unit = {"a": 40, "b": 20, "c": draw(st.sampled_from([0, 12])), "d": 1_000_000}
+    return Setup(
+        requests=requests,
+        cost=draw(costs(unit)),
+        scheduler=SchedulerSettings(
+            max_num_seqs=draw(st.integers(1, 20)),
+            max_num_batched_tokens=budget,
+            max_model_len=UNLIMITED,
+            order=draw(st.sampled_from(["fcfs", "fcfs", "priority"])),
+            prefill_first=True,
+            chunked_prefill=False,
+            async_scheduling=False,
+        ),
+        cache=CacheSettings(block_tokens=draw(st.integers(1, 4)), prefix_caching=False),
+        num_blocks=draw(st.integers(7, 40)),
+        replicas=1,
+    )
+
+
+@st.composite
+def workloads(draw: st.DrawFn, max_replicas: int = 4) -> Setup:
+    """Any recorded case's workload in any way of serving; what is not refused can be served."""
     params, recorded = draw(cases())
     replicas = draw(st.integers(1, max_replicas))
     if draw(st.booleans()):  # each replica has the whole workload's share of trouble
@@ -125,6 +156,11 @@ def setups(draw: st.DrawFn, max_replicas: int = 4) -> Setup:
         replicas=replicas,
         router=draw(st.sampled_from(sorted(ROUTERS))),
     )
+
+
+def setups(max_replicas: int = 4) -> st.SearchStrategy[Setup]:
+    """Anything."""
+    return workloads(max_replicas) | workloads(max_replicas) | workloads(max_replicas) | swarms()
 
 
 @st.composite

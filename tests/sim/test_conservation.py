@@ -7,8 +7,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.costs import duration_ps
+from calibration.costs import LinearCost, duration_ps
 from engine.blocks import BlockManager
+from engine.config import CacheSettings, SchedulerSettings
 from engine.metrics import (
     FINISHED,
     OUTCOMES,
@@ -21,6 +22,7 @@ from engine.metrics import (
 from sim.records import SEGMENT_COLUMNS
 from tests.sim.clusters import Setup, crowded_setups, setups
 from tests.sim.served import Served
+from traces.request import Request
 
 Row = dict[str, int]
 
@@ -108,6 +110,23 @@ def test_gaps_between_tokens_add_up_to_the_answers(setup: Setup) -> None:
     assert (itl.counts >= 0).all()
 
 
+def test_a_token_in_flight_at_a_second_preemption_ends_one_gap_and_begins_another() -> None:
+    """Asynchronous: the third request is preempted again before its recomputed token is out."""
+    served = Served(
+        [Request(i, 0.0, 1, 3) for i in range(3)],
+        LinearCost(step_ps=1000, prefill_token_ps=0, decode_ps=0, context_token_ps=0),
+        num_blocks=6,
+        scheduler=SchedulerSettings(
+            max_num_seqs=3, max_num_batched_tokens=100, max_model_len=100, async_scheduling=True
+        ),
+        cache=CacheSettings(block_tokens=1, prefix_caching=False),
+    )
+    assert served.column("preemptions").tolist() == [0, 1, 2]
+    itl = served.metrics.latency["itl_s"]
+    assert itl.count == 6
+    assert itl.total_ps == (served.column("finish") - served.column("first_token")).sum()
+
+
 @settings(deadline=None, max_examples=200)
 @given(crowded_setups())
 def test_segments_of_a_replica_never_overlap(setup: Setup) -> None:
@@ -136,6 +155,13 @@ def test_every_block_comes_back(setup: Setup) -> None:
     served.assert_empty()
     for replica in served.cluster.replicas:
         assert_all_free(replica.scheduler.blocks)
+
+
+@settings(deadline=None, max_examples=50)
+@given(crowded_setups(), st.sampled_from(["least-requests", "least-tokens", "power-of-two"]))
+def test_a_router_is_told_of_every_end(setup: Setup, router: str) -> None:
+    served = setup.serve(router=router)
+    assert served.cluster._router._load == [0] * setup.replicas
 
 
 @settings(deadline=None, max_examples=100)
