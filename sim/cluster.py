@@ -164,7 +164,9 @@ class Cluster:
             return
         index = self._open.pop(seq, -1)
         if index >= 0:
-            self.replicas[index].abort(seq)
+            replica = self.replicas[index]
+            seq.generated = replica.generated_tokens(seq)
+            replica.abort(seq)
             self._end(index, seq, TIMED_OUT, deadline)
 
     def _stop(self, event: Any) -> None:
@@ -175,6 +177,7 @@ class Cluster:
 
     def _close(self) -> None:
         for seq, index in self._open.items():
+            seq.generated = self.replicas[index].generated_tokens(seq)
             self._end(index, seq, UNFINISHED, -1)
         self._open = {}
 

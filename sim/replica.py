@@ -13,7 +13,7 @@ from simpy.events import NORMAL
 from calibration.costs import CostModel, duration_ps, steps_to_cover
 from engine.batch import Batch
 from engine.scheduler import Scheduler
-from engine.sequence import FINISHED, Sequence
+from engine.sequence import FINISHED, RUNNING, WAITING, Sequence
 from sim.clock import happening
 from sim.records import Records
 from traces.errors import ConfigError
@@ -132,6 +132,23 @@ class Replica:
         self._stopped = True
         if self._batch is not None and self._steps > 1:
             self._cut()
+
+    def generated_tokens(self, seq: Sequence) -> int:
+        """Output tokens of an unfinished sequence that are out by now; O(1)."""
+        decodes = self.scheduler.decodes
+        if not seq.decoding:
+            in_flight = seq.status == RUNNING and seq.base >= seq.prefill_end
+            return seq.output_limit - 1 if in_flight else seq.generated
+        scheduled = seq.output_limit - (seq.finish_epoch - decodes.epoch)
+        if self._in_flight is not None:
+            scheduled -= 1
+        if self._batch is None or self._batch.decoding == 0:
+            return scheduled
+        elapsed = self._env._now - self._start
+        done = 0  # steps of the segment; the epoch counts its first one
+        if elapsed >= self._first:
+            done = steps_to_cover(self._first, self._growth, elapsed + 1) - 1
+        return scheduled - 1 + min(done, self._steps)
 
     # ---- synchronous: schedule, run, output
 
@@ -270,7 +287,8 @@ class Replica:
                 seq.first_token = now
             elif seq.last_token >= 0:
                 self._records.gap(now - seq.last_token, 1)
-                seq.last_token = -1
+                # preempted again while this token was in flight: the next gap begins here
+                seq.last_token = now if seq.status == WAITING else -1
         if finished:
             self._fruitless = 0
         for seq in finished:

@@ -370,3 +370,15 @@ def raising(error: type[BaseException]) -> Callable[[int], None]:
         raise error("in the middle of the run")
 
     return progress
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_what_came_out_before_the_client_gave_up_is_counted(asynchronous: bool) -> None:
+    second = LinearCost(10**12, 0, 0, 0)
+    scheduler = SchedulerSettings(async_scheduling=asynchronous)
+    request = Request(0, 0.0, 1, 100)
+    given_up = Served([request], second, scheduler=scheduler, timeout_ps=50_500_000_000_000)
+    assert given_up.column("generated_tokens").tolist() == [50]
+    cut_off = Served([request], second, scheduler=scheduler, end_ps=50_500_000_000_000)
+    # what was scheduled by then is finished: asynchronously one step more
+    assert cut_off.column("generated_tokens").tolist() == [51 + asynchronous]
