@@ -3,12 +3,10 @@
 A *piece* is a run of blocks of one request that are referenced together. Blocks without content
 worth keeping are a mere count; so a request costs the pieces it touches, however long it is.
 
-Content is known by chained hashes (see traces.request): the hash of a block's last token stands
-for everything before it, so two pieces that agree on one block agree on all blocks before, and
-the index needs a piece's first block only. Blocks are registered for others to hit when they are
-scheduled, in order, so what is registered of a request at work is derived from its progress. Only
-where two requests compute the same content at once (they are *contested*) each block is looked
-up as it is registered; a second copy of a block then becomes a piece of its own. Hence:
+Blocks are registered for others to hit when they are scheduled, in order, so what is registered
+of a request at work is derived from its progress. Only where two requests compute the same content
+at once (they are *contested*) each block is looked up as it is registered; a second copy of a block
+then becomes a piece of its own. Hence:
 
 - every block inside a piece but its first is the oldest registered copy of its content;
 - copies of one content that begin a piece are chained in the index, oldest first.
@@ -20,99 +18,29 @@ from typing import Final
 
 from engine.decoding import DecodeSet
 from engine.eviction import EvictionPolicy
+from engine.prefix import NO_HIT, Hit, Piece, PrefixIndex
 from engine.sequence import FINISHED, Sequence
-from traces.errors import ConfigError
 
 ALWAYS: Final = 1 << 60
 """`contested_until` of a sequence whose every block is looked up on registration."""
-
-
-class Piece:
-    """A run of blocks [start, end) of one request, referenced by `refs` sequences."""
-
-    __slots__ = (
-        "after",
-        "before",
-        "end",
-        "indexed",
-        "is_open",
-        "key",
-        "later",
-        "names",
-        "owner",
-        "refs",
-        "right",
-        "start",
-    )
-
-    def __init__(self, start: int, end: int, owner: Sequence | None) -> None:
-        self.start: int = start
-        self.end: int = end
-        """While open: maintained only if its owner is contested, else derived from its progress."""
-        self.owner: Sequence | None = owner
-        """The sequence that computed it; None: nobody can hit it any more, it only has a place in
-        the eviction order."""
-        self.refs: int = 1
-        self.is_open: bool = False
-        """Its owner is still computing at its end."""
-        self.indexed: bool = False
-        self.key: int = 0
-        """Under which it is in the index, if it is."""
-        self.later: Piece | None = None
-        """The next copy of its first block's content."""
-        self.right: Piece | None = None
-        """What was split off its end: sequences that held both reach it from here."""
-        self.before: Piece | None = None
-        """Neighbour in the eviction order."""
-        self.after: Piece | None = None
-        self.names: list[int] = []
-        """Physical blocks, where they are named and the piece is closed."""
-
-    def __repr__(self) -> str:
-        return f"Piece({self.start}, {self.end}, {self.owner}, refs={self.refs})"
-
-
-class Hit:
-    """What a prefix lookup found; it changes nothing by itself."""
-
-    __slots__ = ("blocks", "copied", "evictable", "pieces", "rival")
-
-    def __init__(self) -> None:
-        self.pieces: list[Piece] = []
-        """Pieces from block 0 on; of the last one perhaps only the beginning."""
-        self.blocks: int = 0
-        """Blocks hit."""
-        self.evictable: int = 0
-        """Blocks hit that nobody references now."""
-        self.rival: Sequence | None = None
-        """A running sequence that is about to compute the block after the hit."""
-        self.copied: bool = False
-        """The block after the hit is cached too, but must be computed all the same."""
-
-
-NO_HIT: Final = Hit()
 
 
 class BlockManager:
     """Which sequence holds how many blocks (or which, if named), and the prefix cache."""
 
     __slots__ = (
-        "_hash_tokens",
         "_hashless",
-        "_index",
         "_names",
-        "_parts",
         "_reserved",
         "block_tokens",
         "caching",
         "contested",
         "copies",
-        "decodes",
         "evicted",
         "eviction",
         "free",
-        "lag",
         "named",
+        "prefix",
         "usable",
     )
 
@@ -142,11 +70,10 @@ class BlockManager:
         """
         self.usable: int = usable
         self.block_tokens: int = block_tokens
-        self.decodes: DecodeSet = decodes
+        self.prefix: PrefixIndex = PrefixIndex(block_tokens, decodes, lag)
         self.eviction: EvictionPolicy = eviction
         self.caching: bool = caching
         self.named: bool = named
-        self.lag: int = lag
         self.free: int = usable
         """Blocks nobody references, cached or not."""
         self.evicted: int = 0
@@ -155,12 +82,9 @@ class BlockManager:
         """Blocks registered so far whose content another block held already."""
         self.contested: int = 0
         """Running sequences whose registration is looked up block by block."""
-        self._hash_tokens: int = 0
-        self._parts: int = 0
         self._reserved: int = reserved
         self._hashless: int = usable
         """Free blocks with no content: they are taken before any cached block."""
-        self._index: dict[int, Piece] = {}
         self._names: list[int] = list(range(usable, 0, -1)) if named else []
         """Names of the hashless blocks; the last is taken next."""
 
@@ -177,115 +101,13 @@ class BlockManager:
         block_tokens = self.block_tokens
         return -(-(computed + tokens) // block_tokens) + (-computed // block_tokens)
 
-    def registered_tokens(self, seq: Sequence) -> int:
-        """Tokens of `seq` that are scheduled and known, which is what others may hit."""
-        computed = self.decodes.computed(seq)
-        if computed <= seq.prefill_end or not self.lag or seq.ahead:
-            return computed
-        return max(seq.prefill_end, computed - self.lag)
-
     # ---- prefix lookup
-
-    def expect_hashes(self, hash_tokens: int) -> None:
-        """Learn for how many tokens a request's hash stands: for all requests the same."""
-        if self._hash_tokens == 0:
-            self._hash_tokens = hash_tokens
-            self._parts = -(-hash_tokens // self.block_tokens)
-        elif hash_tokens != self._hash_tokens:
-            raise ConfigError(
-                f"hash_tokens: {hash_tokens} after {self._hash_tokens}; one cache needs one size"
-            )
 
     def match(self, seq: Sequence, known_tokens: int) -> Hit:
         """The longest cached prefix of `seq`; one of its `known_tokens` at least is left out."""
         if not self.caching or not (seq.shared_blocks or seq.kept):
             return NO_HIT
-        return self._match(seq, (known_tokens - 1) // self.block_tokens)
-
-    def _match(self, seq: Sequence, limit: int) -> Hit:
-        hit = Hit()
-        at = 0
-        shared = seq.shared_blocks
-        while True:
-            if at < shared:
-                first = self._index.get(self._key(seq, at))
-                piece = first
-                while piece is not None and self._end(piece) <= at:
-                    piece = piece.later
-                if piece is None:
-                    if first is not None and first.owner is not seq:
-                        hit.rival = first.owner
-                    break
-            else:
-                piece = self._find_kept(seq, at)
-                if piece is None:
-                    break
-            if at >= limit:
-                hit.copied = True
-                break
-            end = self._end(piece)
-            stop = end
-            owner = piece.owner
-            assert owner is not None
-            if owner is not seq:
-                stop = self._common(owner, seq, at, end)
-            reach = stop
-            if stop > limit:
-                stop = limit
-            hit.pieces.append(piece)
-            if piece.refs == 0:
-                hit.evictable += stop - at
-            at = stop
-            if reach > stop:
-                hit.copied = True
-                break
-            if piece.is_open and stop == end and owner is not seq and self._agree(owner, seq, at):
-                hit.rival = owner
-        hit.blocks = at
-        return hit
-
-    def _key(self, seq: Sequence, block: int) -> int:
-        block_tokens = self.block_tokens
-        last = ((block + 1) * block_tokens - 1) // self._hash_tokens
-        return seq.hashes[last] * self._parts + block % self._parts
-
-    def _find_kept(self, seq: Sequence, block: int) -> Piece | None:
-        """The oldest piece that begins with block `block`, which only `seq` itself can have."""
-        for piece in seq.kept:
-            if piece.start == block and piece.end > block:
-                return piece
-        return None
-
-    def _end(self, piece: Piece) -> int:
-        """First block past what is registered of `piece`."""
-        if not piece.is_open:
-            return piece.end
-        owner = piece.owner
-        assert owner is not None
-        if owner.contested_until:
-            return piece.end
-        return max(piece.start, self.registered_tokens(owner) // self.block_tokens)
-
-    def _agree(self, one: Sequence, other: Sequence, block: int) -> bool:
-        """Whether both have the same content up to the end of `block`."""
-        if block >= one.shared_blocks or block >= other.shared_blocks:
-            return False
-        last = ((block + 1) * self.block_tokens - 1) // self._hash_tokens
-        return one.hashes[last] == other.hashes[last]
-
-    def _common(self, one: Sequence, other: Sequence, low: int, high: int) -> int:
-        """First block at which they differ, in [low + 1, high]; they agree on block `low`."""
-        high = min(high, one.shared_blocks, other.shared_blocks)
-        if self._agree(one, other, high - 1):
-            return high
-        high -= 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._agree(one, other, middle):
-                low = middle
-            else:
-                high = middle
-        return high
+        return self.prefix.walk(seq, (known_tokens - 1) // self.block_tokens)
 
     # ---- reserve
 
@@ -309,7 +131,7 @@ class BlockManager:
             piece.is_open = True
             seq.open = piece
             if hit.blocks < seq.shared_blocks:
-                self._insert(piece, self._key(seq, hit.blocks))
+                self.prefix.insert(piece, self.prefix.key(seq, hit.blocks))
                 if hit.rival is not None:
                     self._contest(hit.rival)
             if self.named:
@@ -354,7 +176,7 @@ class BlockManager:
             piece.end = piece.start
             eviction.remove(piece)
             if piece.indexed:
-                self._drop(piece)
+                self.prefix.drop(piece)
 
     def _evict_named(self) -> int:
         name = self.eviction.victim().names.pop()
@@ -382,7 +204,7 @@ class BlockManager:
         """Cut `piece` so that it ends at `at`; returns the rest, a piece of its own."""
         owner = piece.owner
         assert owner is not None
-        end = self._end(piece)
+        end = self.prefix.end_of(piece)
         right = Piece(at, end, owner)
         right.refs = piece.refs
         right.right = piece.right
@@ -400,43 +222,10 @@ class BlockManager:
                 right.names = piece.names[at - piece.start :]
                 del piece.names[at - piece.start :]
         if at < owner.shared_blocks:
-            self._insert(right, self._key(owner, at), oldest=end > at)
+            self.prefix.insert(right, self.prefix.key(owner, at), oldest=end > at)
         elif not right.is_open and owner.status != FINISHED:
             owner.kept += (right,)
         return right
-
-    def _insert(self, piece: Piece, key: int, oldest: bool = False) -> None:
-        """Index `piece` behind the copies of its first block's content, or before them."""
-        piece.key = key
-        piece.indexed = True
-        first = self._index.get(key)
-        if first is None or oldest:
-            piece.later = first
-            self._index[key] = piece
-            return
-        while first.later is not None:
-            first = first.later
-        first.later = piece
-        piece.later = None
-
-    def _drop(self, piece: Piece) -> None:
-        """Take `piece` out of the index, if it is there."""
-        if not piece.indexed:
-            return
-        piece.indexed = False
-        key = piece.key
-        first = self._index[key]
-        if first is piece:
-            if piece.later is None:
-                del self._index[key]
-            else:
-                self._index[key] = piece.later
-        else:
-            while first.later is not piece:
-                assert first.later is not None
-                first = first.later
-            first.later = piece.later
-        piece.later = None
 
     # ---- register what may have copies
 
@@ -445,7 +234,7 @@ class BlockManager:
         if seq.contested_until == 0:
             piece = seq.open
             assert piece is not None
-            piece.end = self._end(piece)
+            piece.end = self.prefix.end_of(piece)
             seq.contested_until = seq.shared_blocks
             self.contested += 1
 
@@ -466,8 +255,8 @@ class BlockManager:
             else:
                 piece.end = block + 1
                 if block == piece.start and piece.indexed:
-                    self._drop(piece)
-                    self._insert(piece, piece.key, oldest=True)
+                    self.prefix.drop(piece)
+                    self.prefix.insert(piece, piece.key, oldest=True)
 
     def _settle(self, seq: Sequence) -> None:
         seq.contested_until = 0
@@ -475,8 +264,8 @@ class BlockManager:
 
     def _is_registered(self, seq: Sequence, block: int) -> bool:
         if block < seq.shared_blocks:
-            return self._match(seq, block + 1).blocks > block
-        return self._find_kept(seq, block) is not None
+            return self.prefix.walk(seq, block + 1).blocks > block
+        return self.prefix.find_kept(seq, block) is not None
 
     def _register_copy(self, seq: Sequence, piece: Piece, block: int) -> Piece:
         """Make `block` a piece of its own; returns the new open piece after it."""
@@ -490,21 +279,21 @@ class BlockManager:
             if piece.start >= seq.shared_blocks:
                 seq.kept += (piece,)
             copy = Piece(block, block + 1, seq)
-        self._drop(copy)
+        self.prefix.drop(copy)
         copy.end = block + 1
         copy.is_open = False
         seq.held += (copy,)
         if self.named:
             copy.names = [seq.table[block]]
         if block < seq.shared_blocks:
-            self._insert(copy, self._key(seq, block))
+            self.prefix.insert(copy, self.prefix.key(seq, block))
         else:
             seq.kept += (copy,)
         rest = Piece(block + 1, block + 1, seq)
         rest.is_open = True
         seq.open = rest
         if block + 1 < seq.shared_blocks:
-            self._insert(rest, self._key(seq, block + 1))
+            self.prefix.insert(rest, self.prefix.key(seq, block + 1))
         return rest
 
     # ---- release
@@ -546,7 +335,7 @@ class BlockManager:
                     piece.owner = None
             self._queue(piece)
         else:
-            self._drop(piece)
+            self.prefix.drop(piece)
         if seq.held:
             self._release_held(seq, piece.start)
         if seq.kept and seq.status == FINISHED:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from engine.blocks import Piece
+    from engine.prefix import Piece
 
 
 class EvictionPolicy(Protocol):
@@ -38,7 +38,7 @@ class LeastRecentlyFreed:
     __slots__ = ("_ends",)
 
     def __init__(self) -> None:
-        from engine.blocks import Piece
+        from engine.prefix import Piece
 
         ends = Piece(0, 0, None)
         ends.before = ends.after = ends

@@ -9,16 +9,15 @@ Where they do not (a full pool, a short budget, contested content, named blocks)
 sequence by sequence, and the horizon is 1.
 """
 
-from collections import deque
-from heapq import heapify, heappop, heappush
-
 from engine.batch import Batch
-from engine.blocks import NO_HIT, BlockManager
+from engine.blocks import BlockManager
 from engine.config import CacheSettings, SchedulerSettings
 from engine.decoding import DecodeSet
 from engine.eviction import EVICTION
 from engine.policies import ORDER, VICTIM
+from engine.prefix import NO_HIT
 from engine.sequence import FINISHED, RUNNING, WAITING, Sequence
+from engine.waiting import WaitingQueue
 from traces.request import Request
 
 UNLIMITED = 1 << 60
@@ -61,7 +60,7 @@ class Scheduler:
         if self._static:
             self._budget = UNLIMITED
         self._watermark: int = int(settings.watermark * num_blocks)
-        self._key = ORDER[settings.order]
+        self._in_arrival_order: bool = ORDER[settings.order] is None
         self._victim = VICTIM.get(settings.order, VICTIM["fcfs"])
         self._named: bool = named
         contiguous = cache.allocation == "contiguous"
@@ -78,10 +77,7 @@ class Scheduler:
         )
         self.running: dict[Sequence, None] = {}
         """In admission order."""
-        self.waiting: int = 0
-        """Sequences queued."""
-        self._queue: deque[Sequence] = deque()
-        self._heap: list[tuple[tuple[float, ...], str, Sequence]] = []
+        self.queue: WaitingQueue = WaitingQueue(ORDER[settings.order])
         self._prefills: list[Sequence] = []
         """Running sequences whose known tokens are not all computed, in running order."""
         self._exhausted: int = 0
@@ -108,7 +104,7 @@ class Scheduler:
         if seq.output_limit > room:
             seq.output_limit = room
         if request.hashed_tokens and self.blocks.caching:
-            self.blocks.expect_hashes(request.hash_tokens)
+            self.blocks.prefix.expect_hashes(request.hash_tokens)
             seq.shared_blocks = request.hashed_tokens // self.blocks.block_tokens
         return seq
 
@@ -125,36 +121,36 @@ class Scheduler:
 
     def add(self, seq: Sequence) -> bool:
         """Queue a sequence; returns whether the next step may now be another than foreseen."""
-        self.waiting += 1
-        if self._key is None:
-            self._queue.append(seq)
-            return self.waiting == 1
-        self._push(seq)
-        return self._heap[0][2] is seq
+        return self.queue.push(seq)
 
     def abort(self, seq: Sequence) -> None:
         """Drop a queued or running sequence and free its blocks; between two steps only."""
         if seq.status == WAITING:
-            self._unqueue(seq)
+            self.queue.remove(seq)
         elif seq.status == RUNNING:
             del self.running[seq]
-            registered = self.blocks.registered_tokens(seq)
+            registered = self.blocks.prefix.registered_tokens(seq)
             self._stop_computing(seq)
             seq.status = FINISHED
             self.blocks.release(seq, seq.base, registered)
         seq.status = FINISHED
 
     @property
+    def waiting(self) -> int:
+        """Sequences queued."""
+        return self.queue.size
+
+    @property
     def idle(self) -> bool:
         """Nothing runs and nothing waits."""
-        return not self.running and not self.waiting
+        return not self.running and not self.queue.size
 
     # ---- the step
 
     def schedule(self) -> Batch | None:
         """Decide the next step and grant it its tokens and blocks; None if there is no work."""
         self._steps += 1
-        if not (self.waiting or self._prefills or self._ahead or self._named):
+        if not (self.queue.size or self._prefills or self._ahead or self._named):
             steady = self._schedule_decodes()
             if steady is not None:
                 return steady
@@ -165,7 +161,7 @@ class Scheduler:
             if not batch.admitted:
                 self._grant_running(batch, self._budget, self._threshold)
         else:
-            waiting = self.waiting
+            waiting = self.queue.size
             threshold = self._threshold if len(self.running) + waiting > 1 else 0
             budget = self._grant_running(batch, self._budget, threshold)
             if waiting and budget > 0 and not batch.preempted:
@@ -287,8 +283,8 @@ class Scheduler:
                 if victim is seq:
                     break
             if seq.status != RUNNING:
-                if self._key is None:
-                    break
+                if self._in_arrival_order:
+                    break  # it was the last
                 continue
             blocks.take(seq, need)
             granted[seq] = tokens
@@ -326,16 +322,11 @@ class Scheduler:
         """
         if self._static and self.running:
             return False
-        running, blocks = self.running, self.blocks
+        running, blocks, queue = self.running, self.blocks, self.queue
         while budget > 0 and len(running) < self._max_running:
-            if self._key is None:
-                if not self._queue:
-                    return False
-                seq = self._queue[0]
-            else:
-                if not self._heap:
-                    return False
-                seq = self._heap[0][2]
+            if not queue.size:
+                return False
+            seq = queue.first()
             known = seq.prompt_tokens + seq.generated
             hit = NO_HIT
             if seq.shared_blocks or seq.kept:
@@ -352,13 +343,9 @@ class Scheduler:
             whole = known if self._reserve_full else tokens
             if not blocks.admit(seq, hit, tokens, whole, self._watermark if running else 0):
                 return hit.rival is not None
-            if self._key is None:
-                self._queue.popleft()
-            else:
-                heappop(self._heap)
+            queue.pop()
             seq.prefill_end = known
             seq.base = tokens
-            self.waiting -= 1
             self._admissions += 1
             seq.admission = self._admissions
             seq.status = RUNNING
@@ -408,7 +395,7 @@ class Scheduler:
         blocks, decodes = self.blocks, self.decodes
         if blocks.contested or (self._prefill_first and batch.prefills):
             return 1
-        if self._exhausted and (self.waiting or self._threshold):
+        if self._exhausted and (self.queue.size or self._threshold):
             return 1  # it is about to leave its blocks, its place, or another request alone
         steps = UNLIMITED
         for seq, chunk in batch.prefills:
@@ -512,7 +499,7 @@ class Scheduler:
                     self._ahead -= 1
                 self.blocks.release(seq, seq.base, seq.base)
             else:  # preempted with its last token in flight
-                self._unqueue(seq)
+                self.queue.remove(seq)
                 seq.status = FINISHED
             finished.append(seq)
         return finished
@@ -525,7 +512,7 @@ class Scheduler:
         decodes = self.decodes
         computed = decodes.computed(seq)
         granted = seq.stamp == self._steps and seq.decoding
-        registered = self.blocks.registered_tokens(seq)
+        registered = self.blocks.prefix.registered_tokens(seq)
         if granted:
             computed += 1
             registered = computed
@@ -536,11 +523,7 @@ class Scheduler:
         seq.status = WAITING
         seq.base = 0
         seq.preemptions += 1
-        self.waiting += 1
-        if self._key is None:
-            self._queue.appendleft(seq)
-        else:
-            self._push(seq)
+        self.queue.put_back(seq)
         batch.preempted += (seq,)
 
     def _stop_computing(self, seq: Sequence) -> None:
@@ -572,20 +555,6 @@ class Scheduler:
         else:
             seq.ahead = 0
             self._ahead -= 1
-
-    # ---- the waiting queue
-
-    def _push(self, seq: Sequence) -> None:
-        assert self._key is not None
-        heappush(self._heap, (self._key(seq), str(seq.request.request_id), seq))
-
-    def _unqueue(self, seq: Sequence) -> None:
-        self.waiting -= 1
-        if self._key is None:
-            self._queue.remove(seq)
-        else:
-            self._heap = [entry for entry in self._heap if entry[2] is not seq]
-            heapify(self._heap)
 
 
 def _admission(seq: Sequence) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from traces.request import Request
 
 if TYPE_CHECKING:
-    from engine.blocks import Piece
+    from engine.prefix import Piece
 
 WAITING: Final = 0
 RUNNING: Final = 1

@@ -314,7 +314,7 @@ class Replica:
                 batch.prefill_context_tokens,
                 batch.prefill_pairs,
                 len(scheduler.running),
-                scheduler.waiting,
+                scheduler.queue.size,
                 scheduler.blocks.usable - scheduler.blocks.free,
                 len(batch.preempted),
                 batch.decoding,

@@ -15,8 +15,8 @@ from typing import Any
 
 from calibration.costs import LinearCost, duration_ps, steps_to_cover
 from engine.batch import Batch
-from engine.blocks import Piece
 from engine.config import CacheSettings, SchedulerSettings
+from engine.prefix import Piece
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
 from traces.request import Request
@@ -109,7 +109,7 @@ def cached_contents(core: Scheduler) -> int:
         piece = piece.after
     for seq in core.running:
         bound = seq.open.start
-        pieces[id(seq.open)] = (seq.open, blocks._end(seq.open))
+        pieces[id(seq.open)] = (seq.open, blocks.prefix.end_of(seq.open))
         for first in reversed(seq.held):
             link = first
             while link is not None and link.start < bound:
@@ -124,7 +124,7 @@ def cached_contents(core: Scheduler) -> int:
             if piece.owner is None:
                 contents.add((id(piece), block))
             elif block < piece.owner.shared_blocks:
-                contents.add(blocks._key(piece.owner, block))
+                contents.add(blocks.prefix.key(piece.owner, block))
             else:
                 contents.add((piece.owner.number, block))
     return len(contents)

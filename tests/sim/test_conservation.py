@@ -196,7 +196,7 @@ def assert_all_free(blocks: BlockManager) -> None:
     lengths = sum(piece.end - piece.start for piece in queued)
     assert lengths + blocks._hashless == blocks.free == blocks.usable
     indexed: set[int] = set()
-    for key, first in blocks._index.items():
+    for key, first in blocks.prefix._index.items():
         while first is not None:
             assert first.indexed
             assert first.key == key
