@@ -269,7 +269,11 @@ def main() -> None:
         assert core_is_compiled(), "the compiled core is not the one imported"
         options.out.write_text(json.dumps(speed(options.repeats)))
         return
-    results: dict[str, Any] = {"machine": machine(), "command": " ".join(sys.argv)}
+    arguments = " ".join(sys.argv[1:])
+    results: dict[str, Any] = {
+        "machine": machine(),
+        "command": f"python -m benchmarks.replay {arguments}".strip(),
+    }
     if not options.no_memory:
         # first: a child's peak is never below what its parent held when it started
         results["memory"] = memory()
