@@ -136,11 +136,15 @@ class BlockManager:
                     self._contest(hit.rival)
             if self.named:
                 seq.contested_until = ALWAYS
-            elif hit.copied or hit.rival is not None:
+            elif hit.copied or hit.rival is not None or self._may_be_overtaken(seq, hit):
                 seq.contested_until = max(seq.shared_blocks, hit.blocks + 1)
             if seq.contested_until:
                 self.contested += 1
         return True
+
+    def _may_be_overtaken(self, seq: Sequence, hit: Hit) -> bool:
+        """Whether a contested sequence may lag behind what `seq` hits, and yet get ahead of it."""
+        return self.contested > 0 and 0 < hit.blocks < seq.shared_blocks
 
     def take(self, seq: Sequence, blocks: int) -> None:
         """Give `seq` that many free blocks, content-free ones first; there are enough."""

@@ -39,7 +39,7 @@ def params(draw: st.DrawFn, asynchronous: bool | None = None) -> Record:
 @st.composite
 def requests(draw: st.DrawFn, max_requests: int = 14) -> list[Record]:
     """Recorded-case requests: unlike prompts, hash chains, or token ids with known outputs."""
-    kind = draw(st.sampled_from(["unlike", "hashes", "hashes", "tokens", "tokens"]))
+    kind = draw(st.sampled_from(["unlike", "hashes", "hashes", "tokens", "tokens", "echo"]))
     count = draw(st.integers(1, max_requests))
     gap_us = draw(st.sampled_from([0, 3, 3000, 40_000]))
     long = draw(st.sampled_from([12, 60, 200]))
@@ -68,6 +68,11 @@ def requests(draw: st.DrawFn, max_requests: int = 14) -> list[Record]:
                 at = draw(st.integers(0, covered - 1))
                 ids[at:] = [draw(st.integers(1, 2))] * (covered - at)
             row["hash_ids"] = ids
+        elif kind == "echo":
+            # the same few prompts again and again: many compute the same content at once
+            row["prompt_token_ids"] = [7] * draw(st.sampled_from([long // 2, long - 3, long]))
+            if draw(st.integers(0, 3)) == 0:
+                row["output_token_ids"] = [7] * output
         else:
             # a conversation everybody has: prompts are prefixes of it, outputs continue it or not
             length = draw(st.integers(1, long))
