@@ -324,14 +324,14 @@ class Replica:
     def _account_late(self, batch: Batch) -> None:
         """Correct the gaps between tokens that are longer than the step that closes them."""
         late, start = self._late, self._start
+        for seq in batch.preempted:
+            seq.last_token = late.pop(seq, seq.last_token)
         if batch.decoding:
             for seq, since in list(late.items()):
                 if seq in batch.left_out:
                     continue
                 del late[seq]
-                if seq in batch.preempted:
-                    seq.last_token = since
-                elif seq.status != FINISHED:
+                if seq.status != FINISHED:
                     self._records.gap(start + self._first - since, 1)
                     self._records.gap(self._first, -1)
             for seq in batch.left_out:

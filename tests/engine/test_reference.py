@@ -40,7 +40,6 @@ def _agree(reference: Any, case: tuple[Record, list[Record]]) -> None:
 _SLOW = settings(
     max_examples=EXAMPLES,
     deadline=None,
-    derandomize="KVCAST_EXAMPLES" not in os.environ,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
