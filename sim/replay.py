@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from traces.reader import Trace, open_trace
 from traces.request import Request
 
 Progress = Callable[[int], None]
+
+FEW_SEQUENCES: Final = 8
+"""A pool that holds fewer at once, because each reserves the most it may need, is pointed out."""
 
 
 def replay(
@@ -201,6 +204,14 @@ class Run:
             f"{count:,} requests rejected: {reason}"
             for reason, count in self.cluster.refusals.items()
         ]
+        longest = self.scheduler.max_model_len or 0
+        if self.scenario.cache.allocation == "contiguous":
+            pool = (self.num_blocks - 1) * self.scenario.cache.block_tokens
+            if pool // longest < FEW_SEQUENCES:
+                warnings.append(
+                    f"contiguous memory has room for {pool // longest} sequences at once, of"
+                    f" {longest:,} tokens each; a smaller scheduler.max_model_len makes room"
+                )
         truncated = self.records.metrics.outcomes[1]
         if truncated:
             warnings.append(

@@ -207,3 +207,16 @@ def test_twice_the_replicas_serve_twice_as_much() -> None:
     ]
     assert 1.8 < rates[1] / rates[0] < 2.05
     assert 1.7 < rates[2] / rates[1] < 2.05
+
+
+@pytest.mark.parametrize(("longest", "warned"), [(None, True), (4096, False)])
+def test_memory_reserved_for_few_sequences_is_pointed_out(
+    longest: int | None, warned: bool
+) -> None:
+    values: dict[str, Any] = {"preset": "orca", "profile": "h200-llama-3.1-8b"}
+    if longest:
+        values["scheduler"] = {"max_model_len": longest, "max_num_batched_tokens": 4096}
+    else:
+        values["scheduler"] = {"max_num_batched_tokens": 131_072}
+    summary = replay(scenario_of(values), [Request(0, 0.0, 10, 10)]).summary
+    assert any("contiguous memory" in line for line in summary["warnings"]) == warned
