@@ -148,15 +148,12 @@ class BlockManager:
 
     def take(self, seq: Sequence, blocks: int) -> None:
         """Give `seq` that many free blocks, content-free ones first; there are enough."""
+        if not self.named:
+            self.take_counted(blocks)
+            return
         self.free -= blocks
-        if self.named:
-            for _ in range(blocks):
-                seq.table.append(self._names.pop() if self._names else self._evict_named())
-        elif blocks <= self._hashless:
-            self._hashless -= blocks
-        else:
-            self._evict(blocks - self._hashless)
-            self._hashless = 0
+        for _ in range(blocks):
+            seq.table.append(self._names.pop() if self._names else self._evict_named())
 
     def take_counted(self, blocks: int) -> None:
         """Give running sequences that many free blocks in all, without names."""
