@@ -14,7 +14,8 @@ from calibration.hardware import Gpu, gpu, model
 from calibration.kernels import Efficiencies, HostCosts
 from calibration.roofline import roofline_cost
 from engine.capacity import Capacity, kv_capacity
-from engine.shapes import KV_DTYPES, WEIGHT_DTYPES, ModelShape
+from engine.kvformats import KV_DTYPES
+from engine.shapes import WEIGHT_DTYPES, ModelShape
 from traces.errors import ConfigError
 
 SPEC: Final = "analytic:<gpu>/<model>[/tp<N>][/w-<dtype>][/kv-<dtype>]"

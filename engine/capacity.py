@@ -91,7 +91,7 @@ def kv_capacity(
         memory_bytes: of one GPU as the driver reports it to programs (`total_memory`).
         tp: GPUs that split the model.
         weight_dtype: see engine.shapes.WEIGHT_DTYPES.
-        kv_dtype: see engine.shapes.KV_DTYPES.
+        kv_dtype: see engine.kvformats.KV_DTYPES.
         block_tokens: tokens of a KV block.
         memory_share: part of the memory the engine may take (vLLM's gpu_memory_utilization).
         max_batched_tokens: token budget of a step.
@@ -117,7 +117,7 @@ def kv_capacity(
     activation = activation_peak_bytes(
         shape, max_batched_tokens=max_batched_tokens, max_sequences=max_sequences, tp=tp
     )
-    block = block_tokens * shape.kv_bytes_per_token(kv_dtype, tp)
+    block = shape.kv_block_bytes(kv_dtype, block_tokens, tp)
     left = usable - weights - activation - graph_bytes - other_bytes
     if left < block:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Settings of one engine: what the scheduler and the block manager follow."""
+"""Settings of one engine: what the scheduler and the block manager follow, and what runs them."""
 
 from typing import Literal
 
@@ -77,3 +77,65 @@ class CacheSettings(Settings):
         if self.allocation == "contiguous" and self.prefix_caching:
             raise ValueError("allocation: contiguous memory shares nothing; prefix_caching: false")
         return self
+
+
+class OffloadSettings(Settings):
+    """Where KV blocks go that leave the GPU; without room below, nowhere."""
+
+    cpu_bytes: int = Field(default=0, ge=0)
+    """Room in (pinned) CPU memory; 0: none."""
+    disk_bytes: int = Field(default=0, ge=0)
+    """Room in files below `disk_path`; 0: none."""
+    disk_path: str | None = None
+    """Folder of the disk tier; it is made, and emptied of kvcast's files at the end."""
+    write: Literal["on_evict", "through"] = "on_evict"
+    """When a block goes down: as it is evicted, or as soon as it is full."""
+    eviction: str = "lru"
+    """Which blocks of a full tier go first: a name in engine.eviction.EVICTION."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "OffloadSettings":
+        if self.disk_bytes and self.disk_path is None:
+            raise ValueError("disk_path: is required where disk_bytes is not 0")
+        return self
+
+
+class EngineSettings(Settings):
+    """A model on a device, and how it is served."""
+
+    model: str
+    """A Hugging Face folder (config.json, *.safetensors, tokenizer.json), or a .gguf file."""
+    weights: Literal["load", "dummy"] = "load"
+    """dummy: seeded random weights for the model's config.json; a step costs the same."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where there is one."""
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Of weights and activations. auto: bf16 on CUDA, fp32 on CPU."""
+    kv_dtype: str = "auto"
+    """A name in engine.kvformats.KV_DTYPES; auto: as `dtype`."""
+    kernels: Literal["auto", "torch", "triton"] = "auto"
+    """auto: triton on CUDA, torch on CPU."""
+    cuda_graphs: bool = True
+    """Replay captured graphs for decode steps (CUDA only)."""
+    tp: int = Field(default=1, ge=1)
+    """Processes that share the model, one GPU each (gloo on CPU)."""
+    num_blocks: int | None = Field(default=None, ge=2)
+    """KV blocks, one of which is the null block. None: what fits (see `memory_share`)."""
+    memory_share: float = Field(default=0.9, gt=0.0, le=1.0)
+    """Part of the GPU's memory the engine may take."""
+    cpu_kv_bytes: int = Field(default=2**30, ge=1)
+    """Room for the KV cache where the device is a CPU and num_blocks is not given."""
+    kv_reuse: bool = True
+    """false: every step computes all keys and values anew, as without a KV cache."""
+    seed: int = Field(default=0, ge=0)
+    """Of dummy weights, and of sampling where a request states none."""
+    scheduler: SchedulerSettings = SchedulerSettings()
+    cache: CacheSettings = CacheSettings()
+    offload: OffloadSettings = OffloadSettings()
+
+    @field_validator("kv_dtype")
+    @classmethod
+    def _known_kv_dtype(cls, name: str) -> str:
+        from engine.kvformats import KV_DTYPES
+
+        return known_name("kv dtype", name, ("auto", *KV_DTYPES))

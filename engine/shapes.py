@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
+from engine.kvformats import block_layout
 from traces.errors import ConfigError
 
 WEIGHT_DTYPES: Final[Mapping[str, int]] = {
@@ -20,18 +21,6 @@ WEIGHT_DTYPES: Final[Mapping[str, int]] = {
 }
 """Bytes of 256 weights of a linear layer. int4: groups of 128 weights share a 16-bit scale and a
 4-bit zero point, as in AWQ and GPTQ, so 2 x (64 + 2.5) bytes."""
-
-KV_DTYPES: Final[Mapping[str, tuple[int, int]]] = {
-    "bf16": (16, 0),
-    "fp16": (16, 0),
-    "fp8": (8, 0),
-    "fp8_token_head": (8, 4),
-    "int8": (8, 4),
-    "int4": (4, 4),
-}
-"""Bits of an element, and bytes beside each head's vector of each token: none for fp8 with one
-scale a tensor; a 32-bit scale for fp8_token_head and int8 (vLLM's *_per_token_head); a 16-bit
-scale and a 16-bit zero point for int4."""
 
 FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "mixtral")
 """`model_type` values that `from_hf_config` reads; SmolLM's is llama, that of Qwen2.5 qwen2."""
@@ -217,16 +206,18 @@ class ModelShape:
         rest = self._vectors(tp) + self._router + self._vocabulary(tp)
         return linear_bytes(self._matrices(tp), dtype) + 2 * rest
 
-    def kv_bytes_per_token(self, dtype: str = "bf16", tp: int = 1) -> int:
-        """Bytes of KV cache that a token takes on each GPU.
+    def kv_block_bytes(self, dtype: str = "bf16", block_tokens: int = 16, tp: int = 1) -> int:
+        """Bytes of a block of KV cache on each GPU; `dtype` is a key of engine.kvformats.KV_DTYPES.
 
-        2 (key and value) x layers x KV heads x (head_dim x bits / 8 + scale bytes), see KV_DTYPES.
+        Raises:
+            ConfigError: for an unknown dtype, or one that cannot hold this head_dim.
         """
-        if dtype not in KV_DTYPES:
-            raise ConfigError(f"kv dtype {dtype!r} is unknown; known: {', '.join(KV_DTYPES)}")
-        bits, scale = KV_DTYPES[dtype]
-        vector = -(-self.head_dim * bits // 8) + scale
-        return 2 * self.layers * self.kv_heads_per_gpu(tp) * vector
+        kv_heads = self.kv_heads_per_gpu(tp)
+        return block_layout(dtype, self.layers, kv_heads, self.head_dim, block_tokens).block_bytes
+
+    def kv_bytes_per_token(self, dtype: str = "bf16", tp: int = 1, block_tokens: int = 16) -> float:
+        """Bytes of KV cache that a token takes on each GPU: its share of a block."""
+        return self.kv_block_bytes(dtype, block_tokens, tp) / block_tokens
 
     def gemm_flops_per_token(self, tp: int = 1) -> int:
         """FLOPs (a multiply-add is 2) of all layers' linear maps for one token."""

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from calibration.hardware import gpu, model
 from engine.capacity import kv_capacity
-from engine.shapes import KV_DTYPES, WEIGHT_DTYPES
+from engine.kvformats import KV_DTYPES
+from engine.shapes import WEIGHT_DTYPES
 from traces.errors import ConfigError
 
 LLAMA = model("llama-3.1-8b")
