@@ -67,7 +67,7 @@ class Work:
     decodes: list[Share] = field(default_factory=list)
     prefills: list[Share] = field(default_factory=list)
     """Chunks of known tokens; one whose context reaches `seq.prefill_end` gives a token too."""
-    moves: Moves = Moves()
+    moves: Moves = field(default_factory=Moves)
 
 
 class StepOutput(NamedTuple):
