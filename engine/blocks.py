@@ -20,6 +20,7 @@ from engine.decoding import DecodeSet
 from engine.eviction import EvictionPolicy
 from engine.prefix import NO_HIT, Hit, Piece, PrefixIndex
 from engine.sequence import FINISHED, Sequence
+from engine.tiers import Tiers
 
 ALWAYS: Final = 1 << 60
 """`contested_until` of a sequence whose every block is looked up on registration."""
@@ -29,6 +30,7 @@ class BlockManager:
     """Which sequence holds how many blocks (or which, if named), and the prefix cache."""
 
     __slots__ = (
+        "_begun",
         "_hashless",
         "_names",
         "_reserved",
@@ -41,6 +43,7 @@ class BlockManager:
         "free",
         "named",
         "prefix",
+        "tiers",
         "usable",
     )
 
@@ -55,6 +58,7 @@ class BlockManager:
         named: bool = False,
         lag: int = 0,
         reserved: int = 0,
+        tiers: Tiers | None = None,
     ) -> None:
         """A pool of `usable` blocks.
 
@@ -67,6 +71,7 @@ class BlockManager:
             named: give each block a number (1..usable), for an executor.
             lag: tokens of a decoding sequence that are scheduled but not known (asynchronous: 1).
             reserved: blocks every sequence gets at once (contiguous allocation); 0: as it grows.
+            tiers: where named blocks go that leave the pool; None: nowhere.
         """
         self.usable: int = usable
         self.block_tokens: int = block_tokens
@@ -74,6 +79,7 @@ class BlockManager:
         self.eviction: EvictionPolicy = eviction
         self.caching: bool = caching
         self.named: bool = named
+        self.tiers: Tiers | None = tiers
         self.free: int = usable
         """Blocks nobody references, cached or not."""
         self.evicted: int = 0
@@ -83,6 +89,8 @@ class BlockManager:
         self.contested: int = 0
         """Running sequences whose registration is looked up block by block."""
         self._reserved: int = reserved
+        self._begun: int = 0
+        """Pieces begun since the start."""
         self._hashless: int = usable
         """Free blocks with no content: they are taken before any cached block."""
         self._names: list[int] = list(range(usable, 0, -1)) if named else []
@@ -107,14 +115,19 @@ class BlockManager:
         """The longest cached prefix of `seq`; one of its `known_tokens` at least is left out."""
         if not self.caching or not (seq.shared_blocks or seq.kept):
             return NO_HIT
-        return self.prefix.walk(seq, (known_tokens - 1) // self.block_tokens)
+        limit = (known_tokens - 1) // self.block_tokens
+        hit = self.prefix.walk(seq, limit)
+        if self.tiers is not None:
+            hit.below = self.tiers.reach(seq, hit.blocks, limit, self.prefix)
+        return hit
 
     # ---- reserve
 
     def admit(self, seq: Sequence, hit: Hit, tokens: int, whole: int, watermark: int) -> bool:
         """Give a waiting sequence its hit and blocks up to `tokens`, if `whole` tokens would fit.
 
-        Returns False, and changes nothing, if they and `watermark` more blocks are not free.
+        Blocks that lie in a tier below, or in which its own content was swapped out, are copied
+        up. Returns False, and changes nothing, if they and `watermark` more are not free.
         """
         blocks = self.blocks_for(tokens)
         most = self.blocks_for(whole) if whole > tokens else blocks
@@ -125,9 +138,14 @@ class BlockManager:
         if hit.pieces:
             self._reference(seq, hit)
         if blocks > hit.blocks:
-            self.take(seq, blocks - hit.blocks)
+            if self.tiers is None:
+                self.take(seq, blocks - hit.blocks)
+            else:
+                self._take_filled(seq, hit, blocks, self.tiers)
         if self.caching:
             piece = Piece(hit.blocks, hit.blocks, seq)
+            self._begun += 1
+            piece.born = self._begun
             piece.is_open = True
             seq.open = piece
             if hit.blocks < seq.shared_blocks:
@@ -141,6 +159,17 @@ class BlockManager:
             if seq.contested_until:
                 self.contested += 1
         return True
+
+    def _take_filled(self, seq: Sequence, hit: Hit, blocks: int, tiers: Tiers) -> None:
+        """Take the blocks past a hit and have those copied up that are there below."""
+        tiers.pin(hit.below)
+        self.take(seq, blocks - hit.blocks)
+        loaded = hit.blocks + len(hit.below)
+        tiers.load(hit.below, seq.table[hit.blocks : loaded])
+        if seq.swapped:
+            stored = -(-seq.swapped // self.block_tokens)
+            tiers.swap_in(seq, loaded, seq.table[loaded:stored])
+            seq.swapped = 0
 
     def _may_be_overtaken(self, seq: Sequence, hit: Hit) -> bool:
         """Whether a contested sequence may lag behind what `seq` hits, and yet get ahead of it."""
@@ -180,7 +209,12 @@ class BlockManager:
                 self.prefix.drop(piece)
 
     def _evict_named(self) -> int:
-        name = self.eviction.victim().names.pop()
+        piece = self.eviction.victim()
+        name = piece.names.pop()
+        owner = piece.owner
+        if self.tiers is not None and owner is not None and piece.end <= owner.shared_blocks:
+            block = piece.end - 1
+            self.tiers.evicted(self.prefix.key(owner, block), owner, block, name)
         self._evict(1)
         return name
 
@@ -209,6 +243,7 @@ class BlockManager:
         right = Piece(at, end, owner)
         right.refs = piece.refs
         right.right = piece.right
+        right.born = piece.born
         piece.right = right
         piece.end = at
         if piece.is_open:
@@ -229,6 +264,18 @@ class BlockManager:
         return right
 
     # ---- register what may have copies
+
+    def learn(self, seq: Sequence, block_hash: int) -> None:
+        """The content of one more block of `seq` is known: others can hit it once it is full."""
+        if not self.caching:
+            return
+        self.prefix.expect_hashes(self.block_tokens)
+        at = seq.shared_blocks
+        seq.hashes += (block_hash,)
+        seq.shared_blocks = at + 1
+        piece = seq.open
+        if piece is not None and piece.start == at and not piece.indexed:
+            self.prefix.insert(piece, self.prefix.key(seq, at))
 
     def _contest(self, seq: Sequence) -> None:
         """Look at each block of a running sequence from now on, as far as others may have it."""
@@ -258,6 +305,8 @@ class BlockManager:
                 if block == piece.start and piece.indexed:
                     self.prefix.drop(piece)
                     self.prefix.insert(piece, piece.key, oldest=True)
+                if self.tiers is not None and block < seq.shared_blocks:
+                    self.tiers.computed(self.prefix.key(seq, block), seq, block, seq.table[block])
 
     def _settle(self, seq: Sequence) -> None:
         seq.contested_until = 0
@@ -280,6 +329,7 @@ class BlockManager:
             if piece.start >= seq.shared_blocks:
                 seq.kept += (piece,)
             copy = Piece(block, block + 1, seq)
+            copy.born = piece.born
         self.prefix.drop(copy)
         copy.end = block + 1
         copy.is_open = False
@@ -291,6 +341,7 @@ class BlockManager:
         else:
             seq.kept += (copy,)
         rest = Piece(block + 1, block + 1, seq)
+        rest.born = piece.born
         rest.is_open = True
         seq.open = rest
         if block + 1 < seq.shared_blocks:

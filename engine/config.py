@@ -34,6 +34,9 @@ class SchedulerSettings(Settings):
     """Admit only what fits whole, although its blocks are taken chunk by chunk."""
     watermark: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the pool that admissions leave free while something runs."""
+    preemption: Literal["recompute", "swap"] = "recompute"
+    """What becomes of a preempted sequence's KV: computed anew, or kept in CPU memory as far as
+    there is room (`offload.cpu_bytes`)."""
     async_scheduling: bool = True
     """Schedule a step while the one before runs: host time is hidden, news come a step late."""
 
@@ -132,6 +135,16 @@ class EngineSettings(Settings):
     scheduler: SchedulerSettings = SchedulerSettings()
     cache: CacheSettings = CacheSettings()
     offload: OffloadSettings = OffloadSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> "EngineSettings":
+        if self.scheduler.preemption == "swap" and not self.offload.cpu_bytes:
+            raise ValueError("scheduler.preemption: swap needs room in offload.cpu_bytes")
+        if not self.kv_reuse and self.scheduler.async_scheduling:
+            raise ValueError("kv_reuse: false needs scheduler.async_scheduling: false")
+        if not self.kv_reuse and self.cache.prefix_caching:
+            raise ValueError("kv_reuse: false needs cache.prefix_caching: false")
+        return self
 
     @field_validator("kv_dtype")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -81,4 +82,43 @@ class LeastRecentlyFreed:
         return first
 
 
-EVICTION: dict[str, Callable[[], EvictionPolicy]] = {"lru": LeastRecentlyFreed}
+class FirstComputed:
+    """First in, first out: what was begun first goes first, however often it was hit since.
+
+    A heap; an entry counts as long as its piece has not been taken out since it was pushed.
+    """
+
+    __slots__ = ("_count", "_heap", "_pushes")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, int, Piece]] = []
+        self._pushes: dict[Piece, int] = {}
+        self._count: int = 0
+
+    def push(self, piece: Piece) -> None:
+        """Queue `piece` by its age; of one request's pieces the last goes first."""
+        self._count += 1
+        self._pushes[piece] = self._count
+        heappush(self._heap, (piece.born, -piece.start, self._count, piece))
+
+    def remove(self, piece: Piece) -> None:
+        """Take `piece` out."""
+        del self._pushes[piece]
+
+    def replace(self, piece: Piece, tail: Piece) -> None:
+        """Queue `tail`, which is as old, and take `piece` out."""
+        self.remove(piece)
+        self.push(tail)
+
+    def victim(self) -> Piece:
+        """The oldest piece."""
+        heap = self._heap
+        while self._pushes.get(heap[0][3]) != heap[0][2]:
+            heappop(heap)
+        return heap[0][3]
+
+
+EVICTION: dict[str, Callable[[], EvictionPolicy]] = {
+    "lru": LeastRecentlyFreed,
+    "fifo": FirstComputed,
+}

@@ -21,6 +21,7 @@ class Piece:
     __slots__ = (
         "after",
         "before",
+        "born",
         "end",
         "indexed",
         "is_open",
@@ -50,6 +51,8 @@ class Piece:
         """The next copy of its first block's content."""
         self.right: Piece | None = None
         """What was split off its end: sequences that held both reach it from here."""
+        self.born: int = 0
+        """When it was begun, as a rank among its like."""
         self.before: Piece | None = None
         """Neighbour in the eviction order."""
         self.after: Piece | None = None
@@ -63,7 +66,7 @@ class Piece:
 class Hit:
     """What a prefix lookup found; it changes nothing by itself."""
 
-    __slots__ = ("blocks", "copied", "evictable", "pieces", "rival")
+    __slots__ = ("below", "blocks", "copied", "evictable", "pieces", "rival")
 
     def __init__(self) -> None:
         self.pieces: list[Piece] = []
@@ -76,6 +79,8 @@ class Hit:
         """A running sequence that is about to compute the block after the hit."""
         self.copied: bool = False
         """The block after the hit is cached too, but must be computed all the same."""
+        self.below: list[int] = []
+        """Keys of the blocks after the hit that a tier below the GPU holds."""
 
 
 NO_HIT: Final = Hit()

@@ -17,6 +17,7 @@ from engine.eviction import EVICTION
 from engine.policies import ORDER, VICTIM
 from engine.prefix import NO_HIT
 from engine.sequence import FINISHED, RUNNING, WAITING, Sequence
+from engine.tiers import Tiers
 from engine.waiting import WaitingQueue
 from traces.request import Request
 
@@ -38,6 +39,8 @@ class Scheduler:
         num_blocks: int,
         *,
         named: bool = False,
+        executed: bool = False,
+        tiers: Tiers | None = None,
     ) -> None:
         """A scheduler over a pool of `num_blocks` blocks, one of which is vLLM's null block.
 
@@ -46,6 +49,11 @@ class Scheduler:
             cache: how blocks are laid out and kept.
             num_blocks: blocks of the pool; all but one are usable.
             named: number the blocks for an executor (`Sequence.table`); then `horizon` is 1.
+            executed: count as cached only what is computed. By vLLM's rules a block is cached when
+                it is scheduled, and stays so if its sequence is then preempted in that very step
+                (under priority order): a hit would read what was never written.
+            tiers: where named blocks go that leave the pool, and preempted sequences' with
+                `preemption: swap`.
         """
         self.settings = settings
         self._asynchronous: bool = settings.async_scheduling
@@ -63,6 +71,9 @@ class Scheduler:
         self._in_arrival_order: bool = ORDER[settings.order] is None
         self._victim = VICTIM.get(settings.order, VICTIM["fcfs"])
         self._named: bool = named
+        self._executed: bool = executed
+        self._tiers: Tiers | None = tiers
+        self._swap: bool = settings.preemption == "swap"
         contiguous = cache.allocation == "contiguous"
         self.decodes: DecodeSet = DecodeSet(cache.block_tokens, paged=not contiguous)
         self.blocks: BlockManager = BlockManager(
@@ -74,6 +85,7 @@ class Scheduler:
             named=named,
             lag=1 if settings.async_scheduling else 0,
             reserved=-(-self._max_len // cache.block_tokens) if contiguous else 0,
+            tiers=tiers,
         )
         self.running: dict[Sequence, None] = {}
         """In admission order."""
@@ -127,6 +139,7 @@ class Scheduler:
         """Drop a queued or running sequence and free its blocks; between two steps only."""
         if seq.status == WAITING:
             self.queue.remove(seq)
+            self._forget_swapped(seq)
         elif seq.status == RUNNING:
             del self.running[seq]
             registered = self.blocks.prefix.registered_tokens(seq)
@@ -134,6 +147,11 @@ class Scheduler:
             seq.status = FINISHED
             self.blocks.release(seq, seq.base, registered)
         seq.status = FINISHED
+
+    def learn(self, seq: Sequence, block_hash: int) -> None:
+        """The content of another block of `seq` is known now: called block by block, in order, as
+        soon as its last token is out; others can hit it from then on."""
+        self.blocks.learn(seq, block_hash)
 
     @property
     def waiting(self) -> int:
@@ -259,6 +277,7 @@ class Scheduler:
         """Grant in running order, one by one, preempting where blocks run out."""
         decodes, blocks, step = self.decodes, self.blocks, self._steps
         granted: dict[Sequence, int] = {}
+        registrable: list[tuple[Sequence, int]] = []
         for seq in list(self.running):
             if budget <= 0:
                 break
@@ -278,8 +297,9 @@ class Scheduler:
             need = blocks.growth(computed, tokens)
             while need > blocks.free:
                 victim = self._victim(self.running)
-                budget += granted.pop(victim, 0)
-                self._preempt(victim, batch)
+                undone = granted.pop(victim, 0)
+                budget += undone
+                self._preempt(victim, batch, undone)
                 if victim is seq:
                     break
             if seq.status != RUNNING:
@@ -299,6 +319,12 @@ class Scheduler:
                 known = computed
                 if self._asynchronous and not seq.ahead:
                     known = max(min(computed, seq.prefill_end), computed - 1)
+                if self._executed:
+                    registrable.append((seq, known))
+                else:
+                    blocks.register(seq, known)
+        for seq, known in registrable:
+            if seq in granted:
                 blocks.register(seq, known)
         for seq in self.running:
             if seq in granted:
@@ -331,7 +357,9 @@ class Scheduler:
             hit = NO_HIT
             if seq.shared_blocks or seq.kept:
                 hit = blocks.match(seq, known)
-            cached = hit.blocks * blocks.block_tokens
+            cached = (hit.blocks + len(hit.below)) * blocks.block_tokens
+            if seq.swapped > cached:
+                cached = seq.swapped
             chunk = known - cached
             if 0 < threshold < chunk:
                 chunk = threshold
@@ -500,17 +528,22 @@ class Scheduler:
                 self.blocks.release(seq, seq.base, seq.base)
             else:  # preempted with its last token in flight
                 self.queue.remove(seq)
+                self._forget_swapped(seq)
                 seq.status = FINISHED
             finished.append(seq)
         return finished
 
     # ---- preemption
 
-    def _preempt(self, seq: Sequence, batch: Batch) -> None:
-        """Free all of a running sequence's blocks and queue it to be recomputed."""
+    def _preempt(self, seq: Sequence, batch: Batch, undone: int) -> None:
+        """Free all of a running sequence's blocks and queue it again.
+
+        `undone`: tokens it was granted in this step before, which are not computed after all.
+        """
         del self.running[seq]
         decodes = self.decodes
         computed = decodes.computed(seq)
+        written = computed if seq.decoding else computed - undone
         granted = seq.stamp == self._steps and seq.decoding
         registered = self.blocks.prefix.registered_tokens(seq)
         if granted:
@@ -518,13 +551,22 @@ class Scheduler:
             registered = computed
             if self._asynchronous and not seq.ahead:
                 registered = max(seq.prefill_end, computed - 1)
+        if self._executed and registered > written:
+            registered = written
         self._stop_computing(seq)
+        if self._swap and self._tiers is not None:
+            seq.swapped = self._tiers.swap_out(seq, written, self.blocks.block_tokens)
         self.blocks.release(seq, computed, registered)
         seq.status = WAITING
         seq.base = 0
         seq.preemptions += 1
         self.queue.put_back(seq)
         batch.preempted += (seq,)
+
+    def _forget_swapped(self, seq: Sequence) -> None:
+        if seq.swapped and self._tiers is not None:
+            self._tiers.forget(seq)
+            seq.swapped = 0
 
     def _stop_computing(self, seq: Sequence) -> None:
         """Take a running sequence out of the decode set or the prefills; keep what it generated."""

@@ -50,6 +50,7 @@ class Sequence:
         "shared_blocks",
         "stamp",
         "status",
+        "swapped",
         "table",
     )
 
@@ -92,6 +93,8 @@ class Sequence:
         """Its own closed pieces that nobody else can hit, oldest first, to find on resuming."""
         self.contested_until: int = 0
         """Below this block, registration looks for copies (see BlockManager); 0: nowhere."""
+        self.swapped: int = 0
+        """Tokens whose KV waits in a tier below since it was preempted."""
         self.table: list[int] = []
         """Names of its blocks in order, where an executor needs them."""
 

@@ -1,8 +1,9 @@
 """What passes between the engine's loop and whatever executes its steps; torch-free."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as Listed
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from engine.sequence import Sequence
 
@@ -31,6 +32,10 @@ class Generation:
     """Output tokens to emit instead of sampled ones, from the first on (to replay a recording)."""
     stop_tokens: frozenset[int] = frozenset()
     """Output tokens that end it."""
+    on_token: "Callable[[Generation, int], None] | None" = None
+    """Called with each output token as the host learns it."""
+    outcome: int = -1
+    """A number in engine.metrics.OUTCOMES once it has ended, else -1."""
 
     @property
     def output(self) -> list[int]:
@@ -48,16 +53,25 @@ class Share(NamedTuple):
     """Of a decode 1: the token sampled last, which perhaps only the device knows yet."""
 
 
-class Moves(NamedTuple):
-    """Copies of whole blocks between the GPU's pool (block names) and the tiers below (slots)."""
+GPU: Final = 0
+CPU: Final = 1
+DISK: Final = 2
+TIERS: Final = ("gpu", "cpu", "disk")
+"""Where a KV block can lie; a tier's level is its place here."""
 
-    saves: tuple[tuple[int, int], ...] = ()
-    """(block, slot): before the step overwrites the block."""
-    loads: tuple[tuple[int, int], ...] = ()
-    """(slot, block): before the step reads the block; after the saves."""
 
-    def __bool__(self) -> bool:
-        return bool(self.saves or self.loads)
+class Place(NamedTuple):
+    """Room for one block: on the GPU a block of the pool, below it a slot of the tier."""
+
+    level: int
+    slot: int
+
+
+class Move(NamedTuple):
+    """A copy of one whole block, all its layers, from one tier to another."""
+
+    source: Place
+    target: Place
 
 
 @dataclass(slots=True)
@@ -67,7 +81,13 @@ class Work:
     decodes: list[Share] = field(default_factory=list)
     prefills: list[Share] = field(default_factory=list)
     """Chunks of known tokens; one whose context reaches `seq.prefill_end` gives a token too."""
-    moves: Moves = field(default_factory=Moves)
+    before: tuple[Move, ...] = ()
+    """Copies to be made in this order before the step computes."""
+    after: tuple[Move, ...] = ()
+    """Copies of what the step computes, in this order."""
+    unsettled: bool = False
+    """A sequence gave up its blocks while a step with it was in flight: the copies of `before` wait
+    for that step. Otherwise no step launched and not yet waited for touches their blocks."""
 
 
 class StepOutput(NamedTuple):
@@ -96,11 +116,13 @@ class Executor(Protocol):
 
     num_blocks: int
     """Of the KV pool, the null block included."""
+    block_bytes: int
+    """Of one block, all layers."""
     vocab: int
     """Token ids are below this."""
 
     def launch(self, work: Work) -> Flight:
-        """Begin a step and return without waiting for it (on a CPU: when it is done)."""
+        """Begin a step, perhaps of copies only or of nothing, and return without waiting."""
         ...
 
     def drop(self, seq: Sequence) -> None:

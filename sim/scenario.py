@@ -144,6 +144,8 @@ class Scenario(Settings):
     def _counts_something(self) -> Scenario:
         if self.end_s is not None and self.end_s <= self.warmup_s:
             raise ValueError("end_s must be after warmup_s")
+        if self.scheduler.preemption == "swap":
+            raise ValueError("scheduler.preemption: swap runs on the engine only, for now")
         return self
 
 

@@ -1,0 +1,119 @@
+"""One record a step: what it computed, what it took. The raw data of calibration.
+
+The first columns are the forward-pass metrics (version 1) that Dynamo reads from vLLM, SGLang and
+TensorRT-LLM, under their names, so that tools and fits for theirs read ours; the others are our
+own, with units in their names.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.batch import Batch
+from engine.metrics import PICOSECONDS
+from engine.scheduler import Scheduler
+from engine.work import Share, StepOutput, Work
+
+STEP_COLUMNS: Final[tuple[tuple[str, Any], ...]] = (
+    ("wall_time", pa.float64()),
+    ("num_prefill_requests", pa.int32()),
+    ("sum_prefill_tokens", pa.int64()),
+    ("var_prefill_length", pa.float64()),
+    ("sum_prefill_kv_tokens", pa.int64()),
+    ("num_decode_requests", pa.int32()),
+    ("sum_decode_kv_tokens", pa.int64()),
+    ("var_decode_kv_tokens", pa.float64()),
+    ("num_queued_requests", pa.int32()),
+    ("step", pa.int64()),
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+    ("device_s", pa.float64()),
+    ("scheduler_s", pa.float64()),
+    ("host_s", pa.float64()),
+    ("prefill_pairs", pa.int64()),
+    ("max_decode_kv_tokens", pa.int64()),
+    ("graph_bucket", pa.int32()),
+    ("kv_dtype", pa.string()),
+    ("running", pa.int32()),
+    ("free_blocks", pa.int32()),
+    ("admitted", pa.int32()),
+    ("preempted", pa.int32()),
+    ("cached_tokens", pa.int64()),
+    ("moved_bytes", pa.int64()),
+)
+"""Name and type of each column, explained in docs/engine.md."""
+
+SCHEMA: Final = pa.schema(STEP_COLUMNS)
+
+Record = dict[str, Any]
+
+
+def begin_record(step: int, batch: Batch, work: Work, core: Scheduler) -> Record:
+    """What is known of a step as it is launched; the engine's loop adds when it began and the time
+    its scheduling took, `finish_record` the rest."""
+    prefills, prefill_tokens, prefill_kv, _ = _sums(work.prefills)
+    decodes, decode_tokens, decode_kv, most = _sums(work.decodes)
+    return {
+        "num_prefill_requests": prefills,
+        "sum_prefill_tokens": prefill_tokens,
+        "var_prefill_length": _variance(
+            [share.generation.seq.prompt_tokens for share in work.prefills]
+        ),
+        "sum_prefill_kv_tokens": prefill_kv,
+        "num_decode_requests": decodes,
+        "sum_decode_kv_tokens": decode_kv + decode_tokens,
+        "var_decode_kv_tokens": _variance([share.context for share in work.decodes]),
+        "num_queued_requests": core.waiting,
+        "step": step,
+        "prefill_pairs": batch.prefill_pairs,
+        "max_decode_kv_tokens": most,
+        "running": len(core.running),
+        "free_blocks": core.blocks.free,
+        "admitted": len(batch.admitted),
+        "preempted": len(batch.preempted),
+        "cached_tokens": sum(
+            seq.resumed_cached[-1] if seq.preemptions else seq.cached_tokens
+            for seq in batch.admitted
+        ),
+    }
+
+
+def finish_record(record: Record, output: StepOutput, now: int, host_ps: int) -> None:
+    """Add what the step took; its output was there at `now` (picoseconds)."""
+    end_s = now / PICOSECONDS
+    record["wall_time"] = end_s - record["start_s"]
+    record["end_s"] = end_s
+    record["device_s"] = output.device_s
+    record["host_s"] = host_ps / PICOSECONDS
+    record["graph_bucket"] = output.graph_bucket
+    record["moved_bytes"] = output.moved_bytes
+
+
+def steps_table(records: list[Record], kv_dtype: str) -> Any:
+    """Finished records as an Arrow table of SCHEMA."""
+    return pa.Table.from_pylist([{**r, "kv_dtype": kv_dtype} for r in records], schema=SCHEMA)
+
+
+def write_steps(records: list[Record], kv_dtype: str, path: Path) -> None:
+    """Write finished records as Parquet, zstd-compressed."""
+    pq.write_table(steps_table(records, kv_dtype), path, compression="zstd")
+
+
+def _sums(shares: list[Share]) -> tuple[int, int, int, int]:
+    """Number, tokens computed, tokens of KV there before, and the longest context."""
+    tokens = context = most = 0
+    for _, reached, chunk in shares:
+        tokens += chunk
+        context += reached
+        if reached > most:
+            most = reached
+    return len(shares), tokens, context - tokens, most
+
+
+def _variance(values: list[int]) -> float:
+    if not values:
+        return 0.0
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values) / len(values)
