@@ -286,10 +286,10 @@ class BlockManager:
             seq.contested_until = seq.shared_blocks
             self.contested += 1
 
-    def register(self, seq: Sequence, tokens: int) -> None:
+    def register(self, seq: Sequence, tokens: int, leaving: bool = False) -> None:
         """Register the blocks of a contested sequence up to `tokens`, one by one.
 
-        Once all that others may have is registered, it is contested no more: from the next step
+        `leaving`: it is about to release them. Once all that others may have is registered, it is contested no more: from the next step
         on, when its progress tells what is registered of it.
         """
         piece = seq.open
@@ -306,7 +306,8 @@ class BlockManager:
                     self.prefix.drop(piece)
                     self.prefix.insert(piece, piece.key, oldest=True)
                 if self.tiers is not None and block < seq.shared_blocks:
-                    self.tiers.computed(self.prefix.key(seq, block), seq, block, seq.table[block])
+                    key, name = self.prefix.key(seq, block), seq.table[block]
+                    self.tiers.computed(key, seq, block, name, leaving=leaving)
 
     def _settle(self, seq: Sequence) -> None:
         seq.contested_until = 0
@@ -366,7 +367,7 @@ class BlockManager:
             return
         end = max(piece.start, registered // self.block_tokens)
         if seq.contested_until:
-            self.register(seq, registered)
+            self.register(seq, registered, leaving=True)
             if seq.contested_until:
                 piece = seq.open
                 assert piece is not None

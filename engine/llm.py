@@ -197,6 +197,9 @@ class LLMEngine:
         Synchronous, the output taken is that of this step; asynchronous, of the one before.
         """
         ended = self._let_go()
+        if self.tiers is not None:
+            for level in self.executor.lost():
+                self.tiers.lose(level)
         called = self.clock.now()
         batch = self.scheduler.schedule()
         step = None if batch is None else self._launch(batch, called)

@@ -189,16 +189,27 @@ class Tiers:
         if slot >= 0:
             self._moves.append(Move(Place(GPU, name), Place(self.tiers[0].level, slot)))
 
-    def computed(self, key: int, owner: Sequence, block: int, name: int) -> None:
-        """The coming step fills block `name`: with write-through, it goes down after the step."""
+    def computed(
+        self, key: int, owner: Sequence, block: int, name: int, *, leaving: bool = False
+    ) -> None:
+        """The coming step fills block `name`: with write-through, it goes down after the step.
+
+        `leaving`: it is filled already, its owner gives it up, and the coming step may use it for
+        something else: it goes down before.
+        """
         if not self._through:
             return
         slot = self._keep(key, owner, block)
-        if slot >= 0:
-            first = self.tiers[0]
+        if slot < 0:
+            return
+        first = self.tiers[0]
+        move = Move(Place(GPU, name), Place(first.level, slot))
+        if leaving:
+            self._moves.append(move)
+        else:
             first.pin(key)
             self._fresh.append((first, key))
-            self._later.append(Move(Place(GPU, name), Place(first.level, slot)))
+            self._later.append(move)
 
     def lose(self, level: int) -> None:
         """Do without a tier from the next step on, as where its disk is full or read-only."""

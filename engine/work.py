@@ -129,6 +129,11 @@ class Executor(Protocol):
         """Forget a sequence that ended or was preempted; it may come back as a new one."""
         ...
 
+    def lost(self) -> tuple[int, ...]:
+        """Levels of tiers that failed since this was last asked; what they hold can still be read,
+        but nothing more is to be written to them."""
+        ...
+
     def close(self) -> None:
         """Give back memory, processes and files."""
         ...

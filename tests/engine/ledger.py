@@ -119,5 +119,8 @@ class Ledger:
     def drop(self, seq: Sequence) -> None:
         self.last.pop(seq, None)
 
+    def lost(self) -> tuple[int, ...]:
+        return ()
+
     def close(self) -> None:
         self.closed = True

@@ -69,6 +69,9 @@ class Timed:
         self.seen.pop(seq, None)
         self.executor.drop(seq)
 
+    def lost(self) -> tuple[int, ...]:
+        return ()
+
     def close(self) -> None:
         self.executor.close()
 
