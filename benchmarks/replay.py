@@ -46,7 +46,7 @@ def serve(
 ) -> tuple[float, Any]:
     """Seconds that one replay takes, and the finished run."""
     from calibration.costs import LinearCost
-    from sim.frames import MemorySink
+    from engine.frames import MemorySink
     from sim.replay import Run
     from sim.scenario import scenario_of
 
