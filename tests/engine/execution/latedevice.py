@@ -202,6 +202,9 @@ class LateLedger:
     def drop(self, seq: Sequence) -> None:
         self.said.pop(seq, None)
 
+    def lost(self) -> tuple[int, ...]:
+        return ()
+
     def close(self) -> None:
         self.device.finish()
         self.offloader.close()

@@ -1,6 +1,5 @@
 """A .gguf file is the same model as the folder it was made from."""
 
-# ruff: noqa: E402
 import random
 import re
 from pathlib import Path

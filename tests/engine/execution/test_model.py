@@ -1,6 +1,5 @@
 """The model computes what transformers computes, however its work is cut into steps."""
 
-# ruff: noqa: E402
 import random
 from functools import cache
 from itertools import accumulate

@@ -1,6 +1,5 @@
 """Rotary tables: those of transformers, from configs of its versions 4 and 5."""
 
-# ruff: noqa: E402
 import re
 
 import pytest

@@ -1,6 +1,5 @@
 """Text survives the way to tokens and back, whole or as a stream."""
 
-# ruff: noqa: E402
 import json
 import random
 from functools import cache

@@ -1,6 +1,5 @@
 """Weights arrive whole, in their place and once, or a line says what is wrong with the files."""
 
-# ruff: noqa: E402
 import json
 import re
 import threading
