@@ -8,44 +8,39 @@ own, with units in their names.
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from engine.batch import Batch
 from engine.metrics import PICOSECONDS
 from engine.scheduler import Scheduler
 from engine.work import Share, StepOutput, Work
 
-STEP_COLUMNS: Final[tuple[tuple[str, Any], ...]] = (
-    ("wall_time", pa.float64()),
-    ("num_prefill_requests", pa.int32()),
-    ("sum_prefill_tokens", pa.int64()),
-    ("var_prefill_length", pa.float64()),
-    ("sum_prefill_kv_tokens", pa.int64()),
-    ("num_decode_requests", pa.int32()),
-    ("sum_decode_kv_tokens", pa.int64()),
-    ("var_decode_kv_tokens", pa.float64()),
-    ("num_queued_requests", pa.int32()),
-    ("step", pa.int64()),
-    ("start_s", pa.float64()),
-    ("end_s", pa.float64()),
-    ("device_s", pa.float64()),
-    ("scheduler_s", pa.float64()),
-    ("host_s", pa.float64()),
-    ("prefill_pairs", pa.int64()),
-    ("max_decode_kv_tokens", pa.int64()),
-    ("graph_bucket", pa.int32()),
-    ("kv_dtype", pa.string()),
-    ("running", pa.int32()),
-    ("free_blocks", pa.int32()),
-    ("admitted", pa.int32()),
-    ("preempted", pa.int32()),
-    ("cached_tokens", pa.int64()),
-    ("moved_bytes", pa.int64()),
+STEP_COLUMNS: Final[tuple[tuple[str, str], ...]] = (
+    ("wall_time", "double"),
+    ("num_prefill_requests", "int32"),
+    ("sum_prefill_tokens", "int64"),
+    ("var_prefill_length", "double"),
+    ("sum_prefill_kv_tokens", "int64"),
+    ("num_decode_requests", "int32"),
+    ("sum_decode_kv_tokens", "int64"),
+    ("var_decode_kv_tokens", "double"),
+    ("num_queued_requests", "int32"),
+    ("step", "int64"),
+    ("start_s", "double"),
+    ("end_s", "double"),
+    ("device_s", "double"),
+    ("scheduler_s", "double"),
+    ("host_s", "double"),
+    ("prefill_pairs", "int64"),
+    ("max_decode_kv_tokens", "int64"),
+    ("graph_bucket", "int32"),
+    ("kv_dtype", "string"),
+    ("running", "int32"),
+    ("free_blocks", "int32"),
+    ("admitted", "int32"),
+    ("preempted", "int32"),
+    ("cached_tokens", "int64"),
+    ("moved_bytes", "int64"),
 )
-"""Name and type of each column, explained in docs/engine.md."""
-
-SCHEMA: Final = pa.schema(STEP_COLUMNS)
+"""Name and Arrow type of each column, explained in docs/engine.md."""
 
 Record = dict[str, Any]
 
@@ -91,13 +86,25 @@ def finish_record(record: Record, output: StepOutput, now: int, host_ps: int) ->
     record["moved_bytes"] = output.moved_bytes
 
 
+def steps_schema() -> Any:
+    """STEP_COLUMNS as an Arrow schema."""
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in STEP_COLUMNS])
+
+
 def steps_table(records: list[Record], kv_dtype: str) -> Any:
-    """Finished records as an Arrow table of SCHEMA."""
-    return pa.Table.from_pylist([{**r, "kv_dtype": kv_dtype} for r in records], schema=SCHEMA)
+    """Finished records as an Arrow table of `steps_schema`."""
+    import pyarrow as pa
+
+    rows = [{**record, "kv_dtype": kv_dtype} for record in records]
+    return pa.Table.from_pylist(rows, schema=steps_schema())
 
 
 def write_steps(records: list[Record], kv_dtype: str, path: Path) -> None:
     """Write finished records as Parquet, zstd-compressed."""
+    import pyarrow.parquet as pq
+
     pq.write_table(steps_table(records, kv_dtype), path, compression="zstd")
 
 

@@ -1,6 +1,5 @@
 """`kvcast`: replay traces, look at traces and profiles."""
 
-import re
 import signal
 import sys
 from collections.abc import Generator
@@ -11,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from calibration.cli import profile_app
+from engine.cli import engine_app
 from sim.replay import Progress
 from traces.cli import trace_app
-from traces.errors import ConfigError, KvcastError
+from traces.errors import KvcastError
 
 app = typer.Typer(
     name="kvcast",
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(trace_app, name="trace")
 app.add_typer(profile_app, name="profile")
+app.add_typer(engine_app, name="engine")
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -30,7 +31,7 @@ INTERRUPTED = 130
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from sim.replay import installed_version
+        from traces.version import installed_version
 
         typer.echo(f"kvcast {installed_version()}")
         raise typer.Exit
@@ -85,23 +86,25 @@ def replay(
     """Replay a trace on a simulated cluster and say what came of it."""
     from rich.console import Console
 
+    from engine.slo import parse_slo
     from sim.folder import replay_to_folder
     from sim.replay import replay as replay_in_memory
     from sim.report.table import summary_table
     from sim.scenario import load_scenario
+    from traces.options import given, number
     from traces.pipeline import parse_operation
 
     options: dict[str, Any] = {
         "trace": {"path": trace, "skip_bad_rows": skip_bad_rows or None},
         "profile": profile,
-        "cluster": {"replicas": _number(replicas), "router": router},
+        "cluster": {"replicas": number(replicas), "router": router},
         "preset": preset,
-        "seed": _number(seed),
-        "slo": _limits(slo) if slo is not None else None,
+        "seed": number(seed),
+        "slo": parse_slo(slo) if slo is not None else None,
     }
     if op:
         options["trace"]["operations"] = [parse_operation(one).model_dump() for one in op]
-    settings = load_scenario(scenario, set_ or (), _given(options))
+    settings = load_scenario(scenario, set_ or (), given(options))
     console = Console()
     with _progress() as progress:
         if out is None:
@@ -121,41 +124,6 @@ def replay(
     if out is not None:
         written = ", ".join(sorted(path.name for path in out.iterdir()))
         console.print(f"{out}: {written}", markup=False, highlight=False)
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, without the empty ones."""
-    given: dict[str, Any] = {}
-    for name, value in options.items():
-        if isinstance(value, dict):
-            value = _given(value) or None
-        if value is not None:
-            given[name] = value
-    return given
-
-
-def _number(text: str | None) -> int | str | None:
-    """The number an option states; anything else as it is, for the settings to refuse by name."""
-    return int(text) if text is not None and re.fullmatch(r"-?[0-9]+", text) else text
-
-
-UNITS_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "min": 60.0}
-
-
-def _limits(text: str) -> dict[str, float]:
-    """`ttft=1s,tpot=50ms` as the scenario's `slo` settings."""
-    limits: dict[str, float] = {}
-    for part in text.split(","):
-        match = re.fullmatch(r"(ttft|tpot|e2e)=(\d+(?:\.\d*)?)(s|ms|us|min)", part.strip())
-        if match is None:
-            raise ConfigError(
-                f"--slo {text}: '{part}' is no limit; expected ttft, tpot or e2e with a unit,"
-                " like ttft=1s,tpot=50ms"
-            )
-        if f"{match[1]}_s" in limits:
-            raise ConfigError(f"--slo {text}: {match[1]} is limited twice; expected once")
-        limits[f"{match[1]}_s"] = float(match[2]) * UNITS_S[match[3]]
-    return limits
 
 
 @contextmanager

@@ -1,20 +1,16 @@
 """The run folder: scenario, summary, tables, report and timeline, written whole or not at all."""
 
 import json
-import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from os import getpid
 from pathlib import Path
 from typing import Any
 
-from engine.metrics import REQUEST_COLUMNS
-from sim.records import SEGMENT_COLUMNS
+from engine.atomic import check_replaceable, replacing_folder
 from sim.replay import Progress, Run
 from sim.result import Result
-from sim.scenario import Scenario, to_yaml
-from traces.errors import ConfigError
+from sim.scenario import Scenario
+from traces.settings import to_yaml
 
 SCENARIO = "scenario.yaml"
 SUMMARY = "summary.json"
@@ -23,6 +19,7 @@ SEGMENTS = "segments.parquet"
 REPORT = "report.html"
 TIMELINE = "timeline.json.gz"
 FILES = frozenset({SCENARIO, SUMMARY, REQUESTS, SEGMENTS, REPORT, TIMELINE})
+MARKS = frozenset({SCENARIO, SUMMARY})
 
 
 def replay_to_folder(
@@ -50,13 +47,10 @@ def replay_to_folder(
     Raises:
         ConfigError, TraceError: settings, a folder or a trace that cannot be used.
     """
-    _check_replaceable(folder)
+    check_replaceable(folder, FILES, MARKS)
     run = Run(scenario)
     target = folder.resolve()
-    part = target.with_name(f".{target.name}.{getpid()}.part")
-    new = [parent for parent in part.parents if not parent.exists()]
-    try:
-        part.mkdir(parents=True)
+    with replacing_folder(folder) as part:
         _serve(run, part, keep_requests, keep_segments, progress)
         result = _result(run, part, keep_requests, keep_segments)
         (part / SCENARIO).write_text(to_yaml(scenario), encoding="utf-8")
@@ -64,29 +58,22 @@ def replay_to_folder(
         (part / SUMMARY).write_text(summary + "\n", encoding="utf-8")
         if report:
             _draw(result, part)
-        _replace(target, part)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        with suppress(OSError):
-            for parent in new:
-                parent.rmdir()  # as long as they are empty
     return _result(run, target, keep_requests, keep_segments)
 
 
 def _serve(
     run: Run, part: Path, keep_requests: bool, keep_segments: bool, progress: Progress | None
 ) -> None:
-    from sim.frames import ParquetSink, requests_table, segments_table
+    from engine.frames import ParquetSink, requests_schema, requests_table
+    from sim.frames import segments_schema, segments_table
 
     requests = segments = None
     if keep_requests:
-        columns = len(REQUEST_COLUMNS)
-        requests = ParquetSink(part / REQUESTS, requests_table, run.names, columns)
+        requests = ParquetSink(
+            part / REQUESTS, requests_schema(), lambda rows: requests_table(rows, run.names())
+        )
     if keep_segments:
-        columns = len(SEGMENT_COLUMNS)
-        segments = ParquetSink(part / SEGMENTS, segments_table, list, columns)
+        segments = ParquetSink(part / SEGMENTS, segments_schema(), segments_table)
     try:
         run.serve(
             requests_to=requests.take if requests else None,
@@ -119,34 +106,3 @@ def _draw(result: Result, folder: Path) -> None:
     write_report(result, folder / REPORT)
     if result.segment_rows is not None:
         write_timeline(result, folder / TIMELINE)
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Only what kvcast wrote is ever replaced: a stray file may be somebody's work."""
-    try:
-        held = {path.name for path in folder.iterdir()} if folder.exists() else set[str]()
-    except NotADirectoryError:
-        raise ConfigError(f"{folder}: is a file; expected a folder to write") from None
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be read: {error.strerror or error}") from None
-    foreign = sorted(held - FILES)
-    if not foreign and held and not {SCENARIO, SUMMARY} <= held:
-        foreign = sorted(held)
-    if foreign:
-        raise ConfigError(
-            f"{folder}: holds {foreign[0]}, which is not from an earlier run;"
-            " expected a new, empty or run folder"
-        )
-
-
-def _replace(folder: Path, part: Path) -> None:
-    old = folder.with_name(f".{folder.name}.{getpid()}.old")
-    if folder.exists():
-        folder.rename(old)
-    try:
-        part.rename(folder)
-    except BaseException:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

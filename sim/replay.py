@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import numpy as np
@@ -20,9 +19,9 @@ from sim.replica import Replica
 from sim.result import Result
 from sim.router import ROUTERS
 from sim.scenario import Scenario
-from traces.pipeline import transformed
-from traces.reader import Trace, open_trace
+from traces.reader import Trace
 from traces.request import Request
+from traces.version import installed_version
 
 Progress = Callable[[int], None]
 
@@ -52,7 +51,8 @@ def replay(
     Raises:
         ConfigError, TraceError: settings or a trace that cannot be used.
     """
-    from sim.frames import MemorySink, requests_table, segments_table
+    from engine.frames import MemorySink, requests_table
+    from sim.frames import segments_table
 
     kept_requests = MemorySink() if keep_requests else None
     kept_segments = MemorySink() if keep_segments else None
@@ -96,7 +96,7 @@ class Run:
         )
         self.trace: Trace | None = None
         if requests is None:
-            self.trace = _opened(scenario)
+            self.trace = scenario.trace.open(scenario.seed)
             requests = self.trace
         self._requests = requests
         self.records: Records
@@ -116,16 +116,7 @@ class Run:
         """Serve the trace; rows go to the given functions, block by block."""
         scenario = self.scenario
         settings = scenario.cluster
-        slo_ps = {
-            name: _ps(limit)
-            for name, limit in (
-                ("ttft", scenario.slo.ttft_s),
-                ("tpot", scenario.slo.tpot_s),
-                ("e2e", scenario.slo.e2e_s),
-            )
-            if limit is not None
-        }
-        metrics = ServiceMetrics(_ps(scenario.warmup_s), slo_ps)
+        metrics = ServiceMetrics(_ps(scenario.warmup_s), scenario.slo.limits_ps())
         self.records = records = Records(metrics, requests=requests_to, segments=segments_to)
         env = new_clock()
         random = np.random.default_rng(scenario.seed)
@@ -231,30 +222,9 @@ class Run:
         return warnings
 
 
-def _opened(scenario: Scenario) -> Trace:
-    settings = scenario.trace
-    trace = open_trace(
-        settings.path,
-        format=settings.format,
-        skip_bad_rows=settings.skip_bad_rows,
-        seed=scenario.seed,
-        rate_per_s=settings.rate_per_s,
-        hash_tokens=settings.hash_tokens,
-    )
-    return transformed(trace, settings.operations)
-
-
 def _ps(seconds: float) -> int:
     return round(seconds * PICOSECONDS)
 
 
 def _ps_if(seconds: float | None) -> int | None:
     return None if seconds is None else _ps(seconds)
-
-
-def installed_version() -> str:
-    """kvcast's version, or "unknown" in a tree that was not installed."""
-    try:
-        return version("kvcast")
-    except PackageNotFoundError:
-        return "unknown"

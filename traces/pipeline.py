@@ -16,7 +16,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from traces import operations
 from traces.errors import ConfigError
-from traces.reader import Trace
+from traces.reader import Trace, open_trace
 from traces.request import Request
 from traces.rows import Tally
 from traces.settings import Settings, checked
@@ -109,6 +109,38 @@ OPERATIONS: dict[str, Callable[..., Iterator[Request]]] = {
     "tag": operations.tag,
 }
 """The operations by name; each takes requests and the settings of the same name above."""
+
+
+class TraceSettings(Settings):
+    """Which requests are replayed."""
+
+    path: str = Field(default="sample:chat", min_length=1)
+    """A file of any known format, or sample:NAME."""
+    format: str | None = None
+    """Its format; none: recognised."""
+    skip_bad_rows: bool = False
+    """Count malformed rows instead of stopping at them."""
+    rate_per_s: float | None = Field(default=None, gt=0)
+    """Rate at which to draw arrivals for a trace that has none."""
+    hash_tokens: int = Field(default=512, ge=1)
+    """Block size of a Mooncake trace's hashes."""
+    operations: tuple[Operation, ...] = ()
+    """Applied in order; see docs/traces.md."""
+
+    def open(self, seed: int = 0) -> Trace:
+        """The trace, seen through its operations; `seed` draws arrivals where it has none.
+
+        Raises TraceError when it cannot be opened.
+        """
+        trace = open_trace(
+            self.path,
+            format=self.format,
+            skip_bad_rows=self.skip_bad_rows,
+            seed=seed,
+            rate_per_s=self.rate_per_s,
+            hash_tokens=self.hash_tokens,
+        )
+        return transformed(trace, self.operations)
 
 
 def parse_operation(text: str) -> Operation:

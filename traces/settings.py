@@ -1,9 +1,9 @@
 """Settings that come from YAML: frozen, unknown names refused, errors in one line."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -45,12 +45,81 @@ class Settings(BaseModel):
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
-def load_settings(model: type[AnySettings], path: str | Path) -> AnySettings:
-    """The settings in a YAML file.
+COMMAND_LINE: Final = "command line"
 
-    Raises ConfigError when the file is missing, is no YAML mapping or does not fit the model.
+
+def load_settings(
+    model: type[AnySettings],
+    path: str | Path | None,
+    overrides: Iterable[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> AnySettings:
+    """Settings from a YAML file (or the defaults), then `options`, then the overrides.
+
+    What is wrong is said of the file, or of the command line if the file alone is right.
+
+    Args:
+        model: which settings.
+        path: a YAML file; None: the defaults.
+        overrides: settings as `dotted.name=value`.
+        options: settings as nested mappings.
+
+    Raises:
+        ConfigError: naming the file or override and the setting.
     """
-    return checked(model, read_mapping(path), str(path))
+    stated = read_mapping(path) if path is not None else {}
+    values = merged(stated, options or {})
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals or not name:
+            raise ConfigError(
+                f"--set {override}: expected NAME=VALUE, like scheduler.max_num_seqs=256"
+            )
+        values = merged(values, _nested(name, _parsed(text, override)))
+    if path is not None and values == stated:
+        return settings_of(model, stated, str(path))
+    try:
+        return settings_of(model, values, COMMAND_LINE)
+    except ConfigError:
+        if path is not None:
+            settings_of(model, stated, str(path))
+        raise
+
+
+def settings_of(
+    model: type[AnySettings], values: Mapping[str, Any], where: str = "settings"
+) -> AnySettings:
+    """Checked settings; raises ConfigError with the nearest name for an unknown one."""
+    _refuse_unknown(model, model, values, where, "")
+    return checked(model, dict(values), where)
+
+
+def to_yaml(settings: Settings) -> str:
+    """All settings, the defaults too; `load_settings` makes the same of them again."""
+    import yaml
+
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` on top, mapping by mapping."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            value = merged(below, value)
+        result[key] = value
+    return result
+
+
+def setting_names(model: type[Settings], above: str = "") -> Iterator[str]:
+    """The dotted name of every setting, in its order."""
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Settings):
+            yield from setting_names(inner, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
 
 
 def checked(model: type[AnySettings], values: Any, where: str) -> AnySettings:
@@ -118,6 +187,63 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, got {_shortened(values)}")
     return values
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value
+
+
+def _parsed(text: str, override: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is no YAML") from None
+
+
+def _refuse_unknown(
+    root: type[Settings], model: type[Settings], values: Mapping[str, Any], where: str, above: str
+) -> None:
+    """Point out a misspelt setting with the nearest right one, before anything else is checked."""
+    fields = model.model_fields
+    for name, value in values.items():
+        if name not in fields:
+            hint = _nearest(str(name), root, model, above)
+            raise ConfigError(f"{where}: {above}{name}: unknown setting; {hint}")
+        inner = _settings_in(fields[name].annotation)
+        if inner is None:
+            continue
+        if isinstance(value, Mapping):
+            _refuse_unknown(root, inner, value, where, f"{above}{name}.")
+        elif isinstance(value, (list, tuple)):
+            for number, one in enumerate(value):
+                if isinstance(one, Mapping):
+                    _refuse_unknown(root, inner, one, where, f"{above}{name}.{number}.")
+
+
+def _nearest(name: str, root: type[Settings], model: type[Settings], above: str) -> str:
+    """A setting of this name elsewhere, one spelt alike here or there, or all there are here."""
+    here = {field: f"{above}{field}" for field in model.model_fields}
+    everywhere = {setting.rpartition(".")[2]: setting for setting in setting_names(root)}
+    if name in everywhere:
+        return f"did you mean {everywhere[name]}?"
+    for known in (here, everywhere):
+        if near := get_close_matches(name, known, 1):
+            return f"did you mean {known[near[0]]}?"
+    return f"known: {', '.join(here.values())}"
+
+
+def _settings_in(annotation: Any) -> type[Settings] | None:
+    """The settings that a field holds: itself, none or several of them; None if of many kinds."""
+    held = [
+        one
+        for one in (annotation, *get_args(annotation))
+        if isinstance(one, type) and issubclass(one, Settings)
+    ]
+    return held[0] if len(held) == 1 else None
 
 
 def _shortened(value: object) -> str:

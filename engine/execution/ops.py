@@ -37,7 +37,9 @@ class Ops(NamedTuple):
 def load_ops(name: str) -> Ops:
     """The set called `name`: torch or triton; imported only when asked for."""
     if name == "triton":
-        from engine.execution.kernels import OPS
-    else:
-        from engine.execution.reference import OPS
-    return OPS
+        from engine.execution import kernels
+
+        return kernels.OPS
+    from engine.execution import reference
+
+    return reference.OPS

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from sim.report import theme, units
+from engine import units
+from sim.report import theme
 
 Summary = Mapping[str, Any]
 
@@ -15,7 +16,6 @@ LATENCIES = {
     "e2e_s": "End to end",
     "queue_s": "Queueing",
 }
-STATISTICS = {"mean": "mean", "p50": "P50", "p90": "P90", "p95": "P95", "p99": "P99", "max": "max"}
 
 
 def banners(summary: Summary) -> str:
@@ -162,12 +162,15 @@ def percentiles(summary: Summary) -> str:
     rows = [
         [
             name,
-            *(units.seconds(statistics[key]) if statistics else units.ABSENT for key in STATISTICS),
+            *(
+                units.seconds(statistics[key]) if statistics else units.ABSENT
+                for key in units.STATISTICS
+            ),
         ]
         for latency, name in LATENCIES.items()
         for statistics in [summary["latency"].get(latency)]
     ]
-    return table(["Latency", *STATISTICS.values()], rows)
+    return table(["Latency", *units.STATISTICS.values()], rows)
 
 
 def outcome_bar(summary: Summary) -> str:

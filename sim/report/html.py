@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 import yaml
 from plotly.offline import get_plotlyjs
 
+from engine.atomic import replacing
 from sim.report import fragments
-from sim.report.atomic import replacing
 from sim.report.contract import RunResult
 from sim.report.figures import MISSING, draw
 from sim.report.stylesheet import CSS, SCRIPT

@@ -4,7 +4,8 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
-from sim.report import theme, units
+from engine import units
+from sim.report import theme
 from sim.report.bins import Floats, bins_over, quantiles
 from sim.report.contract import RunResult, end_s
 

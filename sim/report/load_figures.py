@@ -6,7 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
-from sim.report import theme, units
+from engine import units
+from sim.report import theme
 from sim.report.bins import Floats, TimeBins, bins_over, level, replica_means
 from sim.report.contract import RunResult, end_s
 from sim.report.latency_figures import arrivals_end_s

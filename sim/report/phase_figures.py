@@ -6,7 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
-from sim.report import theme, units
+from engine import units
+from sim.report import theme
 from sim.report.bins import bins_over
 from sim.report.contract import RunResult
 from sim.report.latency_figures import REQUESTS_A_BIN, arrivals_end_s

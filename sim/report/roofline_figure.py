@@ -7,7 +7,8 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 
-from sim.report import theme, units
+from engine import units
+from sim.report import theme
 from sim.report.contract import Roofline, RunResult
 from sim.report.rows import blocks, sums
 

@@ -3,23 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.box import HEAVY, SIMPLE_HEAD
+from rich.box import HEAVY
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sim.report import units
-from sim.report.fragments import STATISTICS
-
-LATENCIES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "itl_s": "ITL", "e2e_s": "E2E", "queue_s": "queue"}
-COLOURS = {
-    "finished": "green",
-    "truncated": "yellow",
-    "rejected": "red",
-    "timed_out": "magenta",
-    "unfinished": "bright_black",
-}
+from engine import units
+from engine.tables import latency_table, outcomes_line
 
 
 def summary_table(summary: Mapping[str, Any]) -> Group:
@@ -39,10 +30,10 @@ def summary_table(summary: Mapping[str, Any]) -> Group:
         title,
         *_alarms(summary),
         gap,
-        _latencies(summary),
+        latency_table(summary),
         gap,
         _fleet(summary),
-        _outcomes(summary),
+        outcomes_line(summary),
     )
 
 
@@ -62,30 +53,6 @@ def _alarms(summary: Mapping[str, Any]) -> list[RenderableType]:
     texts = [profile["warning"]] if profile["measured"] and profile.get("warning") else []
     parts += [Text(f"warning: {text}", style="yellow") for text in [*texts, *summary["warnings"]]]
     return parts
-
-
-def _latencies(summary: Mapping[str, Any]) -> Table:
-    slo: Mapping[str, float] = summary["goodput"]["slo"] if summary["goodput"] else {}
-    table = Table(
-        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold"
-    )
-    table.add_column("latency", no_wrap=True, min_width=7)
-    for name in STATISTICS.values():
-        table.add_column(name, justify="right", no_wrap=True)
-    if slo:
-        table.add_column("SLO", justify="right", no_wrap=True)
-    for latency, name in LATENCIES.items():
-        statistics = summary["latency"].get(latency)
-        limit = slo.get(latency)
-        cells = [
-            Text(
-                units.seconds(statistics[key]) if statistics else units.ABSENT,
-                style="red" if limit and statistics and statistics[key] > limit else "",
-            )
-            for key in STATISTICS
-        ]
-        table.add_row(name, *cells, *([units.limit(limit) if limit else ""] if slo else []))
-    return table
 
 
 def _fleet(summary: Mapping[str, Any]) -> Table:
@@ -121,15 +88,3 @@ def _fleet(summary: Mapping[str, Any]) -> Table:
     for one, other in zip(left, right, strict=True):
         grid.add_row(*one, *other)
     return grid
-
-
-def _outcomes(summary: Mapping[str, Any]) -> Text:
-    requests = summary["requests"]
-    text = Text("outcomes      ", style="dim")
-    parts = [
-        Text(f"{units.count(requests[name])} {name.replace('_', ' ')}", style=f"not dim {colour}")
-        for name, colour in COLOURS.items()
-        if requests[name]
-    ]
-    text.append_text(Text(", ", style="not dim").join(parts) if parts else Text("no requests"))
-    return text

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from sim.report import units
+from engine import units
 from sim.report.fragments import Summary
 from sim.report.fragments import table as html_table
 from sim.report.rows import blocks, sums

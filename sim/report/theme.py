@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sim.report import units
+from engine import units
 
 INK = "#1b2432"
 MUTED = "#5b6677"

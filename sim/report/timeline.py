@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from sim.report.atomic import replacing
+from engine.atomic import replacing
 from sim.report.contract import RunResult, end_s
 from sim.report.rows import blocks, height
 

@@ -7,12 +7,12 @@ import numpy as np
 
 from calibration.costs import CostModel
 from engine.config import CacheSettings, SchedulerSettings
+from engine.frames import MemorySink
 from engine.metrics import REQUEST_COLUMNS, ServiceMetrics
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
 from sim.clock import new_clock
 from sim.cluster import Cluster
-from sim.frames import MemorySink
 from sim.records import SEGMENT_COLUMNS, Records
 from sim.replica import Replica
 from sim.router import ROUTERS

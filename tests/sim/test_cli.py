@@ -4,61 +4,23 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from calibration.profiles import shipped_profiles
-from sim.cli import main
 from sim.folder import FILES
+from tests.commands import Run, below, refused, start
 
-ROOT = Path(__file__).parents[2]
 HEAD = "arrival_s,prompt_tokens,output_tokens\n"
 GOOD = HEAD + "0,10,5\n0.5,20,3\n1,10,1\n"
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def kvcast(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Run:
-    """Runs a command line in an empty folder; returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["kvcast", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
-
-    return run
 
 
 def write(**files: str) -> None:
     for name, text in files.items():
         Path(name.replace("_", ".")).write_text(text)
-
-
-def below(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
-
-
-def refused(outcome: tuple[int, str, str]) -> str:
-    """The one line that an erring command said, without its `error: `."""
-    code, out, err = outcome
-    assert (code, out) == (2, ""), err
-    assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1, err
-    assert "Traceback" not in err and "pydantic" not in err
-    return err.removeprefix("error: ").rstrip("\n")
 
 
 # ---- what works
@@ -241,7 +203,7 @@ def test_a_trace_that_may_not_be_read(kvcast: Run):
             "--set trace.format=csvv",
             "sample:chat: unknown format 'csvv'; known: parquet, csv, azure",
         ),
-        ("--set seed", "--set seed: expected NAME=VALUE, like cluster.replicas=8"),
+        ("--set seed", "--set seed: expected NAME=VALUE, like scheduler.max_num_seqs=256"),
         ("--set seed=[", "--set seed=[: the value is no YAML"),
         ("--slo ttft=1", "--slo ttft=1: 'ttft=1' is no limit; expected ttft, tpot or e2e with a"),
         ("--slo itl=1s", "--slo itl=1s: 'itl=1s' is no limit"),
@@ -403,7 +365,7 @@ def test_a_read_only_folder(kvcast: Run):
 
 @pytest.mark.parametrize("problem", [errno.ENOSPC, errno.EACCES, errno.EROFS])
 @pytest.mark.parametrize(
-    "at", ["sim.folder.to_yaml", "sim.folder._draw", "sim.frames.pq.ParquetWriter"]
+    "at", ["sim.folder.to_yaml", "sim.folder._draw", "engine.frames.pq.ParquetWriter"]
 )
 def test_a_disk_that_refuses(
     kvcast: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, problem: int, at: str
@@ -419,19 +381,6 @@ def test_a_disk_that_refuses(
 
 
 # ---- the process
-
-
-def start(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
-    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    program = f"{heed}; import sys; from sim.cli import main; sys.argv[0] = 'kvcast'; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_a_process_ends_with_the_code_and_one_line(tmp_path: Path):

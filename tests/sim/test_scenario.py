@@ -11,22 +11,19 @@ from hypothesis import strategies as st
 from engine.config import CacheSettings, SchedulerSettings
 from engine.eviction import EVICTION
 from engine.policies import ORDER
+from engine.slo import SloSettings
 from sim.router import ROUTERS
 from sim.scenario import (
     PRESETS,
     ClusterSettings,
     MemorySettings,
     Scenario,
-    SloSettings,
-    TraceSettings,
     load_scenario,
-    merged,
     scenario_of,
-    setting_names,
-    to_yaml,
 )
 from traces.errors import ConfigError
-from traces.pipeline import parse_operation
+from traces.pipeline import TraceSettings, parse_operation
+from traces.settings import merged, setting_names, to_yaml
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -238,7 +235,7 @@ def test_the_reference_lists_every_setting_with_its_default():
     text = (DOCS / "scenario.md").read_text("utf-8")
     rows = re.findall(r"^\| `([a-z0-9_.]+)` \| ([^|]+) \| [^|]*\| [^|]+ \|$", text, re.MULTILINE)
     listed = {name: default.strip().strip("`") for name, default in rows}
-    assert list(listed) == list(setting_names())
+    assert list(listed) == list(setting_names(Scenario))
     for name, default in listed.items():
         value: object = Scenario()
         for part in name.split("."):

@@ -9,8 +9,9 @@ import pytest
 
 from sim.replay import replay
 from sim.result import Result
-from sim.scenario import PRESETS, merged, scenario_of
+from sim.scenario import PRESETS, scenario_of
 from traces.request import Request
+from traces.settings import merged
 
 POOL = {"memory": {"num_blocks": 4001}, "scheduler": {"max_model_len": 4096}}
 """64,000 tokens: 15 sequences where each gets room for the longest."""

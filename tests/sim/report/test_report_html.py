@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from sim.report import units
+from engine import units
 from sim.report.bins import MAX_BINS
 from sim.report.figures import MISSING, PICTURES
 from sim.report.html import report_html, write_report

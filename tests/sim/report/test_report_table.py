@@ -3,7 +3,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from sim.report import units
+from engine import units
 from sim.report.table import summary_table
 
 

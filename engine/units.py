@@ -5,6 +5,9 @@ from math import isfinite
 ABSENT = "–"  # noqa: RUF001 an en dash, as in print
 """What stands for a number that does not exist, such as the P99 of nothing."""
 
+STATISTICS = {"mean": "mean", "p50": "P50", "p90": "P90", "p95": "P95", "p99": "P99", "max": "max"}
+"""What is said of a latency: its name in a summary, and its heading."""
+
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _LARGE = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 

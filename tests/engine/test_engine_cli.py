@@ -1,0 +1,273 @@
+"""`kvcast engine ...` as a user types it, and that the rest of kvcast does without torch."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.config import EngineSettings
+from engine.eviction import EVICTION
+from engine.kvformats import ENCODINGS, KV_DTYPES
+from engine.policies import ORDER
+from engine.replay import FILES
+from engine.serve import ReplaySettings
+from engine.steps import STEP_COLUMNS
+from tests.commands import ROOT, Run, below, refused
+from traces.settings import setting_names
+
+HEAD = "arrival_s,prompt_tokens,output_tokens\n"
+DOC = (ROOT / "docs" / "engine.md").read_text("utf-8")
+
+
+def folder(vocab: int = 97) -> str:
+    """A tiny model without weights."""
+    Path("toy").mkdir(exist_ok=True)
+    config = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": vocab,
+        "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+    }
+    Path("toy/config.json").write_text(json.dumps(config))
+    return "toy"
+
+
+DUMMY = ["--set", "weights=dummy", "--set", "device=cpu", "--set", "num_blocks=60"]
+
+
+# ---- without torch
+
+REPLAY_ONLY = """
+import sys
+sys.argv = ["kvcast", *{arguments!r}]
+from sim.cli import main
+try:
+    main()
+except SystemExit as left:
+    code = left.code
+print(code, sorted({{"torch", "triton", "tokenizers"}} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["engine", "--help"],
+        ["engine", "replay", "--help"],
+        ["replay", "--trace", "t.csv"],
+        ["engine", "replay", "--model", "none"],
+    ],
+    ids=" ".join,
+)
+def test_torch_is_left_alone_until_a_model_is_loaded(tmp_path: Path, arguments: list[str]):
+    (tmp_path / "t.csv").write_text(HEAD + "0,10,5\n")
+    done = subprocess.run(
+        [sys.executable, "-c", REPLAY_ONLY.format(arguments=arguments)],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    code = 2 if "none" in arguments else 0
+    assert done.stderr.splitlines()[-1] == f"{code} []", done.stderr
+
+
+def test_every_module_of_the_torch_free_half_imports_without_torch():
+    program = """
+import sys, importlib, pathlib
+sys.modules["torch"] = None
+for path in sorted(pathlib.Path("engine").glob("*.py")):
+    importlib.import_module(f"engine.{path.stem}")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_torch_the_engine_says_what_to_install(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    program = "import sys; sys.modules['torch'] = None\n" + REPLAY_ONLY.format(
+        arguments=["engine", "replay", "--model", "."]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.splitlines()[0] == (
+        "error: model: needs torch, which is not there: pip install 'kvcast[engine]'"
+    )
+
+
+# ---- what is wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("replay", "command line: model: is required"),
+        ("replay --model none", "model: none: no such file or folder; expected a Hugging Face"),
+        ("compare --model none", "model: none: no such file or folder; expected a Hugging Face"),
+        ("generate --model none --prompt x", "model: none: no such file or folder; expected a"),
+        ("generate --model toy", "--prompt: is missing; expected --prompt TEXT or --prompt-file"),
+        ("generate --model toy --prompt-file none.txt", "--prompt-file none.txt: cannot be read:"),
+        ("generate --model toy --prompt-file b.txt", "--prompt-file b.txt: cannot be read: is no"),
+        ("generate --model toy --prompt x --max-tokens 0", "Invalid value for '--max-tokens'"),
+        ("generate --model toy --prompt x --temperature -1", "Invalid value for '--temperature'"),
+        ("generate --model toy --prompt x --temperature inf", "--temperature: must be a finite"),
+        ("replay --model toy --set dtpe=bf16", "command line: dtpe: unknown setting; did you mean"),
+        ("replay --model toy --set max_num_seqs=1", "command line: max_num_seqs: unknown setting;"),
+        ("replay --model toy --set kv_dtype=int9", "command line: kv_dtype: unknown kv dtype 'in"),
+        ("replay --model toy --set trace.pth=x", "command line: trace.pth: unknown setting; did"),
+        ("replay --model toy --speed 0", "command line: speed: must be above 0, got 0"),
+        ("replay --model toy --speed 2 --asap", "--asap: goes without --speed, got --speed 2"),
+        ("replay --model toy --limit 0", "Invalid value for '--limit'"),
+        ("replay --model toy --slo ttft=1", "--slo ttft=1: 'ttft=1' is no limit; expected"),
+        ("replay --model toy --op cut:a=1", "--op cut:a=1: unknown operation 'cut'; known:"),
+        ("replay --model toy --trace none.csv", "none.csv: no such file"),
+        ("replay none.yaml", "none.yaml: cannot be read: No such file or directory"),
+        ("replay a.yaml", "a.yaml: cache.block_token: unknown setting; did you mean cache.block_"),
+        ("replay --model toy --out mine", "mine: holds notes.txt, which is not from an earlier"),
+        ("compare --model toy --out rows.txt", "rows.txt: cannot tell the format; end the name"),
+        ("compare --model toy --trace sample:caht", "sample:caht: no such sample; there are:"),
+        ("replayy", "No such command 'replayy'. Did you mean 'replay'?"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_leaves_nothing(
+    kvcast: Run, tmp_path: Path, arguments: str, says: str
+):
+    folder()
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("mine")
+    Path("b.txt").write_bytes(b"\xff\xfe")
+    Path("a.yaml").write_text("model: toy\ncache: {block_token: 4}\n")
+    before = below(tmp_path)
+    assert refused(kvcast("engine", *arguments.split())).startswith(says)
+    assert below(tmp_path) == before
+
+
+# ---- with torch
+
+
+def test_a_trace_is_replayed_and_compared_on_a_real_model(kvcast: Run):
+    pytest.importorskip("torch")
+    Path("t.csv").write_text(HEAD + "0,10,5\n0.05,300,5\n0.1,20,3\n0.15,40,9\n")
+    model = [folder(), *DUMMY]
+    code, out, err = kvcast(
+        "engine", "replay", "--trace", "t.csv", "--model", *model, "--out", "a/out"
+    )
+    assert (code, err) == (0, "")
+    assert {path.name for path in Path("a/out").iterdir()} == FILES
+    assert "toy on cpu" in out
+    assert "3 finished, 1 rejected" in out
+    assert "1 requests rejected: the prompt leaves no room below max_model_len = 256" in out
+    assert re.search(r"FLOP/s .* of peak", out)
+    summary = json.loads(Path("a/out/summary.json").read_text())
+    assert summary["duration_s"] > 0.15  # it waited for the last one
+    assert 0 < summary["engine"]["device_share"] <= 1
+    assert 0 < summary["engine"]["roofline"]["ceilings"]["roof_share"] < 1.5
+    code, again, _ = kvcast("engine", "replay", "a/out/settings.yaml", "--asap", "--out", "b")
+    assert code == 0
+    assert "3 finished, 1 rejected" in again
+    words = ["--limit", "3", "--max-tokens", "4", "--repeats", "1", "--out", "rows.json"]
+    code, out, err = kvcast("engine", "compare", "--trace", "t.csv", "--model", *model, *words)
+    assert (code, err) == (0, "")
+    assert "all 6 variants without quantised KV gave the same answers" in out
+    assert "KV in int8: not possible" not in out
+    assert "KV in int4: not possible" in out  # heads of 16 channels cannot be packed
+    rows = json.loads(Path("rows.json").read_text())
+    assert len(rows) == 9
+
+
+def test_text_is_generated_from_a_real_model(kvcast: Run):
+    pytest.importorskip("torch")
+    tokenizers = pytest.importorskip("tokenizers")
+    vocabulary = {f"w{number}": number for number in range(97)}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="w0"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    model = ["--model", folder(), *DUMMY, "--max-tokens", "6"]
+    words.save("toy/tokenizer.json")
+    code, alone, err = kvcast("engine", "generate", *model, "--prompt", "w5 w6 w7")
+    assert code == 0
+    assert re.fullmatch(r"(\s?w\d+){6}\n", alone)
+    assert err.startswith("6 tokens in ")
+    Path("two.txt").write_text("w1 w2")
+    both = ["--prompt", "w5 w6 w7", "--prompt-file", "two.txt"]
+    code, out, err = kvcast("engine", "generate", *model, *both)
+    assert code == 0
+    assert out.splitlines()[0].split() == ["[1]", *alone.split()]
+    assert re.fullmatch(r"\[2\](\s*w\d+){6}", out.splitlines()[1])
+    sampled = [kvcast("engine", "generate", *model, *both, "--temperature", "1") for _ in "ab"]
+    assert sampled[0][1] == sampled[1][1] != out
+    other = kvcast("engine", "generate", *model, *both, "--temperature", "1", "--seed", "9")
+    assert other[1] != sampled[0][1]
+    long = " ".join(["w1"] * 300)
+    said = refused(kvcast("engine", "generate", *model, "--prompt", long))
+    assert said.startswith("prompt of 300 tokens: the prompt leaves no room below max_model_len")
+    names: dict[str, object] = {}
+    example = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)[0].replace("path/to/model", "toy")
+    exec(example.replace('(model="toy"', '(model="toy", weights="dummy", device="cpu"'), names)
+    assert names["answers"][0].text.split()  # type: ignore[index]
+
+
+# ---- the page
+
+
+def test_the_page_lists_every_setting_with_its_default():
+    rows = re.findall(r"^\| `([a-z0-9_.]+)` \| ([^|]+) \| [^|]*\| [^|]+ \|$", DOC, re.MULTILINE)
+    listed = {name: default.strip().strip("`") for name, default in rows}
+    assert list(listed) == list(setting_names(ReplaySettings))
+    defaults = ReplaySettings(model="none")
+    for name, default in listed.items():
+        if name == "model":
+            assert default == "required"
+            continue
+        value: object = defaults
+        for part in name.split("."):
+            value = getattr(value, part)
+        value = list(value) if isinstance(value, tuple) else value
+        assert yaml.safe_load("null" if default == "none" else default) == value, name
+
+
+def test_the_page_explains_every_column_of_the_steps():
+    table = DOC.partition("## steps.parquet")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\| [^|]+ \|$", table, re.MULTILINE)
+    assert [name for name, _ in rows] == [name for name, _ in STEP_COLUMNS]
+
+
+@pytest.mark.parametrize("names", [KV_DTYPES, ORDER, EVICTION], ids=len)
+def test_the_page_names_every_choice(names: dict[str, object]):
+    assert [name for name in names if f"`{name}`" not in DOC] == []
+
+
+def test_the_page_states_the_bytes_of_every_format():
+    """Bytes a token takes in a head of 128 channels and blocks of 16 tokens, keys and values."""
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([0-9.]+) \|$", DOC, re.MULTILINE)
+    stated = {name: float(size) for name, size in rows if name in KV_DTYPES}
+    assert list(stated) == list(KV_DTYPES)
+    for name, kinds in KV_DTYPES.items():
+        vectors = sum(ENCODINGS[kind].vector_bytes(128) for kind in kinds)
+        scales = sum(ENCODINGS[kind].scale_bytes(128, 16) for kind in kinds) / 16
+        assert stated[name] == vectors + scales, name
+
+
+def test_engine_settings_are_those_of_a_replay_and_more():
+    names = list(setting_names(ReplaySettings))
+    assert names[: len(list(setting_names(EngineSettings)))] == list(setting_names(EngineSettings))
