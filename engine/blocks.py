@@ -289,8 +289,9 @@ class BlockManager:
     def register(self, seq: Sequence, tokens: int, leaving: bool = False) -> None:
         """Register the blocks of a contested sequence up to `tokens`, one by one.
 
-        `leaving`: it is about to release them. Once all that others may have is registered, it is contested no more: from the next step
-        on, when its progress tells what is registered of it.
+        Once all that others may have is registered, it is contested no more: from the next step
+        on, when its progress tells what is registered of it. `leaving`: it is about to release
+        its blocks.
         """
         piece = seq.open
         assert piece is not None

@@ -146,9 +146,11 @@ def compare(
     model: Model = None,
     trace: Trace = None,
     op: Operations = None,
-    limit: Annotated[int, typer.Option(min=1, help="First requests of the trace.")] = 16,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 64,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each; the fastest counts.")] = 3,
+    limit: Annotated[int, typer.Option(min=1, help="First requests of the trace.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 32,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Runs of each, fewer of slow ones; the fastest counts.")
+    ] = 3,
     set_: SetTo = None,
     out: Annotated[Path | None, typer.Option(help="Write the rows to a .csv or .json.")] = None,
 ) -> None:
@@ -175,6 +177,40 @@ def compare(
     if out is not None:
         write_rows(rows, out)
     Console().print(compare_table(rows))
+
+
+@engine_app.command()
+def perplexity(
+    text: Annotated[Path, typer.Option(help="A text file.")],
+    config: Config = None,
+    model: Model = None,
+    kv_dtype: Annotated[
+        list[str] | None,
+        typer.Option(help="A KV format; repeatable. All if not given.", show_default=False),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=2, help="First tokens of the text.")] = 16_384,
+    window_tokens: Annotated[int, typer.Option(min=2, help="Tokens read in one go.")] = 1024,
+    set_: SetTo = None,
+) -> None:
+    """Measure what each KV format costs in perplexity, and what it gains in room."""
+    from rich.console import Console
+
+    from engine.progress import waiting
+    from engine.quality import FORMATS, measure_formats
+    from engine.tables import quality_table
+
+    settings = _settings(config, set_, model)
+    with waiting(f"reading {text}"):
+        rows = list(
+            measure_formats(
+                settings,
+                _text_of(text, "--text"),
+                kv_dtype or FORMATS,
+                max_tokens=max_tokens,
+                window_tokens=window_tokens,
+            )
+        )
+    Console().print(quality_table(rows))
 
 
 def _settings(
@@ -217,12 +253,12 @@ def _settings(
     return settings.model_copy(update={"trace": cut})
 
 
-def _text_of(file: Path) -> str:
+def _text_of(file: Path, option: str = "--prompt-file") -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) else "is no UTF-8 text"
-        raise ConfigError(f"--prompt-file {file}: cannot be read: {said}") from None
+        raise ConfigError(f"{option} {file}: cannot be read: {said}") from None
 
 
 def _answer(

@@ -46,6 +46,9 @@ VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
 
 WARM_UP_TOKENS: Final = 2
 
+ENOUGH_S: Final = 10.0
+"""After so long a row is not measured again."""
+
 Answers = dict[int, list[int]]
 """Output tokens by the number of the request."""
 
@@ -105,7 +108,7 @@ def compare(
         settings: what the first row has, and the others change.
         limit: requests to serve.
         max_tokens: most output tokens of each: without a KV cache the work grows with their square.
-        repeats: how often each variant serves them; its fastest run counts.
+        repeats: how often each variant serves them, unless it is slow; its fastest run counts.
         variants: settings by the name of the row; the first is what others are held against.
         load: loads a model.
         watch: told how far it is.
@@ -189,10 +192,13 @@ def _measured(
 
     The model is gone, and its memory free for the next, on return.
     """
+    told = watch and partial(watch, name)
     gc.collect()
     with closing(load(settings)) as model:
         _served(model, [requests[0]._replace(output_tokens=WARM_UP_TOKENS)], None)
-        runs = [_served(model, requests, watch and partial(watch, name)) for _ in range(repeats)]
+        runs = [_served(model, requests, told)]
+        while len(runs) < repeats and sum(run[0]["duration_s"] for run in runs) < ENOUGH_S:
+            runs.append(_served(model, requests, told))
     summary, answers = min(runs, key=lambda run: run[0]["duration_s"])
     latency = summary["latency"]
     row = Row(

@@ -79,7 +79,7 @@ def load_model(settings: EngineSettings) -> LoadedModel:
         from engine.execution.executor import load_executor
         from engine.execution.sizing import DTYPES
     except ModuleNotFoundError as missing:
-        raise _not_installed(missing) from None
+        raise not_installed(missing) from None
     executor = load_executor(settings)
 
     def measure() -> Ceilings:
@@ -101,7 +101,7 @@ def load_tokenizer(path: str) -> Tokenizer:
 
         return tokenizer.load_tokenizer(path)
     except ModuleNotFoundError as missing:
-        raise _not_installed(missing) from None
+        raise not_installed(missing) from None
 
 
 def _check_exists(model: str) -> None:
@@ -112,7 +112,7 @@ def _check_exists(model: str) -> None:
         )
 
 
-def _not_installed(missing: ModuleNotFoundError) -> Exception:
+def not_installed(missing: ModuleNotFoundError) -> Exception:
     """What to say of a missing library; a missing module of our own is a fault, not a setting."""
     name = (missing.name or "").partition(".")[0]
     if name == "engine":

@@ -12,6 +12,7 @@ from engine import units
 
 if TYPE_CHECKING:
     from engine.compare import Row
+    from engine.quality import Quality
 
 LATENCIES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "itl_s": "ITL", "e2e_s": "E2E", "queue_s": "queue"}
 COLOURS = {
@@ -154,6 +155,26 @@ def compare_table(rows: "Sequence[Row]") -> Group:
         if not row.refused:
             table.add_row(row.variant, *_cells(row))
     return Group(table, *_remarks(rows))
+
+
+def quality_table(rows: "Sequence[Quality]") -> Table:
+    """What each KV format of engine.quality costs and gains."""
+    table = Table(
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold"
+    )
+    table.add_column("KV format", no_wrap=True)
+    for name in ("perplexity", "more", "bytes a token", "room", "tokens read"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.kv_dtype,
+            f"{row.perplexity:.4f}",
+            f"{row.more:+.2%}",
+            f"{row.kv_bytes_per_token:,.0f}",
+            f"{row.room:.2f}x",
+            f"{row.tokens:,}",
+        )
+    return table
 
 
 def _cells(row: "Row") -> list[Text]:

@@ -11,9 +11,12 @@ from math import exp
 
 import torch
 
+from engine.config import EngineSettings
 from engine.execution.inputs import StepInput
 from engine.execution.kvcache import KvPool
-from engine.execution.model import Model
+from engine.execution.model import Model, load_model
+from engine.execution.ops import load_ops
+from engine.execution.sizing import DTYPES, resolve_device
 from engine.kvformats import block_layout
 from traces.errors import ConfigError
 
@@ -34,6 +37,23 @@ class Perplexity:
     def perplexity(self) -> float:
         """exp(nats / tokens)."""
         return exp(self.nats / self.tokens)
+
+
+def load_for_perplexity(settings: EngineSettings) -> Model:
+    """The model alone, as the settings say, on one device.
+
+    Raises:
+        ConfigError: for a model or device that cannot be had.
+    """
+    settings = resolve_device(settings)
+    return load_model(
+        settings.model,
+        dtype=DTYPES[settings.dtype],
+        device=torch.device(settings.device),
+        ops=load_ops(settings.kernels),
+        weights=settings.weights,
+        seed=settings.seed,
+    )
 
 
 @torch.inference_mode()

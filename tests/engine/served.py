@@ -12,7 +12,7 @@ from engine.records import ServiceRecords
 from engine.roofline import Ceilings, Roofline
 from engine.serve import ReplaySettings
 from engine.shapes import ModelShape
-from engine.work import StepOutput, Work
+from engine.work import Share, StepOutput, Work
 from tests.engine.ledger import Done, Ledger
 from traces.settings import settings_of
 
@@ -52,13 +52,20 @@ class Ticking:
 class Timed(Ledger):
     """A ledger whose steps take so long as it says, and that keeps what it was asked to run."""
 
-    def __init__(self, num_blocks: int, block_tokens: int, **rest: Any) -> None:
-        super().__init__(num_blocks, block_tokens, **rest)
+    def __init__(self, num_blocks: int, block_tokens: int) -> None:
+        super().__init__(num_blocks, block_tokens)
         self.works: list[Work] = []
 
     def launch(self, work: Work) -> Done:
         self.works.append(Work(list(work.decodes), list(work.prefills)))
         return Landing(super().launch(work).tokens)
+
+
+class Odd(Timed):
+    """One that says something else, except where it must not."""
+
+    def sample(self, share: Share, text: int) -> int:
+        return super().sample(share, text + 1)
 
 
 class Landing(Done):
@@ -87,12 +94,13 @@ def settings(**changes: Any) -> ReplaySettings:
 class Loader:
     """Loads ledgers, and knows what became of them."""
 
-    vocab: Callable[[EngineSettings], int] = lambda _: 50
+    odd: Callable[[EngineSettings], bool] = lambda _: False
     models: list[LoadedModel] = field(default_factory=list)
 
     def __call__(self, asked: EngineSettings) -> LoadedModel:
         assert asked.num_blocks is not None
-        ledger = Timed(asked.num_blocks, asked.cache.block_tokens, vocab=self.vocab(asked))
+        kind = Odd if self.odd(asked) else Timed
+        ledger = kind(asked.num_blocks, asked.cache.block_tokens)
         model = LoadedModel(ledger, asked, SHAPE, lambda: Ceilings(1e9, 1e9))
         self.models.append(model)
         return model

@@ -186,6 +186,10 @@ def test_a_trace_is_replayed_and_compared_on_a_real_model(kvcast: Run):
     code, again, _ = kvcast("engine", "replay", "a/out/settings.yaml", "--asap", "--out", "b")
     assert code == 0
     assert "3 finished, 1 rejected" in again
+    assert json.loads(Path("b/summary.json").read_text())["speed"] is None
+    filled = yaml.safe_load(Path("a/out/settings.yaml").read_text())
+    assert (filled["kv_dtype"], filled["kernels"], filled["speed"]) == ("fp32", "torch", 1.0)
+    assert filled["scheduler"]["max_model_len"] == 256
     words = ["--limit", "3", "--max-tokens", "4", "--repeats", "1", "--out", "rows.json"]
     code, out, err = kvcast("engine", "compare", "--trace", "t.csv", "--model", *model, *words)
     assert (code, err) == (0, "")

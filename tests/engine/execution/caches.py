@@ -88,9 +88,7 @@ def fused(tokens: int, heads: int, kv_heads: int, dim: int, dtype: torch.dtype) 
     return list(x.to(DEVICE, dtype).split((heads, kv_heads, kv_heads), dim=1))
 
 
-def dense_attention(
-    q: Tensor, pool: KvPool, step: StepInput, scale: float, window: int
-) -> Tensor:
+def dense_attention(q: Tensor, pool: KvPool, step: StepInput, scale: float, window: int) -> Tensor:
     """Attention over what the pool holds, token by token in fp64: q [tokens, heads, dim]."""
     out = torch.empty(q.shape, dtype=torch.float64, device=q.device)
     rows, positions = step.token_rows.tolist(), step.positions.tolist()
