@@ -21,8 +21,7 @@ def append(k: Tensor, v: Tensor, pool: KvPool, layer: int, step: StepInput) -> N
     """Write k, v [tokens, kv_heads, dim] (views with any token stride) into the blocks their rows
     name; see ops.Ops."""
     require_kernels(k)
-    tokens, kv_heads, _ = k.shape
-    if not tokens:
+    if not k.shape[0]:
         return
     _append_vectors(k, v, pool, layer, step)
     if pool.tail is not None:

@@ -94,41 +94,24 @@ def attend_tile(
             extra = extra * fade + tl.sum(weights * least[None, :], axis=1)
         weights *= tl.load(beside, mask=inside, other=0.0).to(tl.float32)[None, :]
     weights = weights.to(VALUE.dot)
-    if VALUE.parts == 1:
-        sums = (_add(sums[0], fade, weights, v[0], PRECISION),)
-    elif VALUE.parts == 2:
-        sums = (
-            _add(sums[0], fade, weights, v[0], PRECISION),
-            _add(sums[1], fade, weights, v[1], PRECISION),
-        )
-    else:
-        sums = (
-            _add(sums[0], fade, weights, v[0], PRECISION),
-            _add(sums[1], fade, weights, v[1], PRECISION),
-            _add(sums[2], fade, weights, v[2], PRECISION),
-            _add(sums[3], fade, weights, v[3], PRECISION),
-        )
-    return (new_most, total, extra, sums)
-
-
-@triton.jit
-def _add(sums, fade, weights, v, PRECISION: tl.constexpr):
-    return tl.dot(weights, v, sums * fade[:, None], input_precision=PRECISION)
+    new_sums = ()
+    for part in tl.static_range(VALUE.parts):
+        faded = sums[part] * fade[:, None]
+        new_sums += (tl.dot(weights, v[part], faded, input_precision=PRECISION),)
+    return (new_most, total, extra, new_sums)
 
 
 @triton.jit
 def _load_values(rows, inside, MASKED: tl.constexpr, FORMAT: tl.constexpr):
-    """Values at pointers `rows` [tokens], ready for a dot but for their scales, in parts; 0 where
-    MASKED and not inside: what an earlier owner left may be NaN, which a weight of 0 does not make 0."""
+    """Values at pointers `rows` [tokens], ready for a dot but for their scales, in parts.
+
+    MASKED: 0 where not inside. What an earlier owner left may be NaN, which a weight of 0 keeps.
+    """
     VALUE: tl.constexpr = FORMAT.values
     WORDS: tl.constexpr = FORMAT.dim // VALUE.parts
     place = rows[:, None] + tl.arange(0, WORDS)[None, :]
     x = tl.load(place, mask=inside[:, None], other=0) if MASKED else tl.load(place)
-    if VALUE.kind == "float":
-        v = (from_float(x, VALUE),)
-    else:
-        v = from_words(x, VALUE, FORMAT)
-    return v
+    return (from_float(x, VALUE),) if VALUE.kind == "float" else from_words(x, VALUE, FORMAT)
 
 
 @triton.jit
@@ -154,12 +137,9 @@ def begin(ROWS: tl.constexpr, FORMAT: tl.constexpr):
     zeros = tl.zeros([ROWS], tl.float32)
     WIDTH: tl.constexpr = FORMAT.dim // FORMAT.values.parts
     sums = tl.zeros([ROWS, WIDTH], tl.float32)
-    if FORMAT.values.parts == 1:
-        parts = (sums,)
-    elif FORMAT.values.parts == 2:
-        parts = (sums, sums)
-    else:
-        parts = (sums, sums, sums, sums)
+    parts = ()
+    for _ in tl.static_range(FORMAT.values.parts):
+        parts += (sums,)
     return (tl.full([ROWS], HIDDEN, tl.float32), zeros, zeros, parts)
 
 
@@ -181,7 +161,7 @@ def part_channels(PART: tl.constexpr, FORMAT: tl.constexpr):
 @triton.jit
 def store(state, rows, mask, FORMAT: tl.constexpr):
     """Write the attention that `state` stands for to pointers `rows` [rows] of dim numbers."""
-    most, total, extra, sums = state
+    _, total, extra, sums = state
     PARTS: tl.constexpr = FORMAT.values.parts
     for part in tl.static_range(PARTS):
         out = (sums[part] + extra[:, None]) / total[:, None]
@@ -227,7 +207,7 @@ def head_part(keys, key_scales, values, value_scales, strides, head, FORMAT: tl.
 @triton.jit
 def with_tail(pool, tail, row, tail_row, head, FORMAT: tl.constexpr):
     """The same, with keys from the tail, in which a sequence has one row and no blocks."""
-    keys, key_scales, values, value_scales, strides = pool
+    _, key_scales, values, value_scales, strides = pool
     _, _, value_block, value_scale_block = strides
     held = tail + row * tail_row + head * (FORMAT.block_tokens * FORMAT.dim)
     return (held, key_scales, values, value_scales, (0, 0, value_block, value_scale_block))

@@ -27,10 +27,7 @@ def load_numbers(rows, VECTORS: tl.constexpr, FORMAT: tl.constexpr):
         x = join_halves(low, high)
     else:
         x = tl.load(rows[:, None] + tl.arange(0, DIM)[None, :])
-        if VECTORS.kind == "float":
-            x = from_float(x, VECTORS)
-        else:
-            x = from_8_bits(x, VECTORS, FORMAT)
+        x = from_float(x, VECTORS) if VECTORS.kind == "float" else from_8_bits(x, VECTORS, FORMAT)
     return x
 
 

@@ -82,7 +82,7 @@ def fused(tokens: int, heads: int, kv_heads: int, dim: int, dtype: torch.dtype) 
     """Random q, k, v as a projection gives them: views of one tensor. Some channels of k are loud,
     as those of models are, and values of some heads are far from others'."""
     x = torch.randn(tokens, heads + 2 * kv_heads, dim)
-    q, k, v = x.split((heads, kv_heads, kv_heads), dim=1)
+    _, k, v = x.split((heads, kv_heads, kv_heads), dim=1)
     k *= 1 + 7 * (torch.rand(kv_heads, dim) < 0.05)
     v *= 4.0 ** torch.randint(-3, 3, (kv_heads, 1))
     return list(x.to(DEVICE, dtype).split((heads, kv_heads, kv_heads), dim=1))

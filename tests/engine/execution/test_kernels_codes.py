@@ -19,19 +19,15 @@ HALVES = (BYTES & 15, BYTES >> 4)
 
 
 @triton.jit
-def _encode(x, out, SIZE: tl.constexpr, HOW: tl.constexpr):
-    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+def _encode(x, out, size: tl.constexpr, how: tl.constexpr):
+    at = tl.program_id(0) * size + tl.arange(0, size)
     numbers = tl.load(x + at)
-    if HOW == "fp8":
-        numbers = e4m3_bits(numbers)
-    else:
-        numbers = round_even(numbers)
-    tl.store(out + at, numbers)
+    tl.store(out + at, e4m3_bits(numbers) if how == "fp8" else round_even(numbers))
 
 
 def encoded(x: "torch.Tensor", how: str, dtype: "torch.dtype") -> "torch.Tensor":
     out = torch.empty(x.shape, dtype=dtype, device=DEVICE)
-    _encode[(x.numel() // 1024,)](x.to(DEVICE), out, SIZE=1024, HOW=how)
+    _encode[(x.numel() // 1024,)](x.to(DEVICE), out, size=1024, how=how)
     return out.cpu()
 
 
@@ -61,9 +57,9 @@ def test_rounding() -> None:
 
 
 @triton.jit
-def _sixteen(x, out, scales, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    row = tl.arange(0, ROWS)
-    place = row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+def _sixteen(x, out, scales, rows: tl.constexpr, width: tl.constexpr):
+    row = tl.arange(0, rows)
+    place = row[:, None] * width + tl.arange(0, width)[None, :]
     vectors = tl.load(x + place)
     scale, least = sixteen_steps(tl.min(vectors, axis=1), tl.max(vectors, axis=1))
     number = step_number(vectors, scale[:, None], least[:, None])
@@ -80,7 +76,7 @@ def test_sixteen_steps_are_never_further_than_half_a_step() -> None:
         + [torch.randn(32) * 10.0**power for power in (-3, 0, 3)]
     ).to(DEVICE)
     out, scales = torch.empty_like(x), torch.empty(8, device=DEVICE)
-    _sixteen[(1,)](x, out, scales, ROWS=8, WIDTH=32)
+    _sixteen[(1,)](x, out, scales, rows=8, width=32)
     near = 0.5 * scales[:, None] + 2**-10 * x.abs() + 1e-7
     assert ((out - x.clamp(min=-65504)).abs() <= near).all()
     assert (scales <= 1.001 * (x.amax(1) - x.amin(1)) / 15 + 1e-7).all()
