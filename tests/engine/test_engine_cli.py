@@ -9,38 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.config import EngineSettings
-from engine.eviction import EVICTION
-from engine.kvformats import ENCODINGS, KV_DTYPES
-from engine.policies import ORDER
 from engine.replay import FILES
-from engine.serve import ReplaySettings
-from engine.steps import STEP_COLUMNS
 from tests.commands import ROOT, Run, below, refused
-from traces.settings import setting_names
+from tests.engine.toy import save_tokenizer, toy_model
 
 HEAD = "arrival_s,prompt_tokens,output_tokens\n"
-DOC = (ROOT / "docs" / "engine.md").read_text("utf-8")
-
-
-def folder(vocab: int = 97) -> str:
-    """A tiny model without weights."""
-    Path("toy").mkdir(exist_ok=True)
-    config = {
-        "model_type": "llama",
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": vocab,
-        "max_position_embeddings": 256,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "hidden_act": "silu",
-    }
-    Path("toy/config.json").write_text(json.dumps(config))
-    return "toy"
 
 
 DUMMY = ["--set", "weights=dummy", "--set", "device=cpu", "--set", "num_blocks=60"]
@@ -153,7 +126,7 @@ def test_without_torch_the_engine_says_what_to_install(tmp_path: Path):
 def test_what_is_wrong_is_one_line_and_leaves_nothing(
     kvcast: Run, tmp_path: Path, arguments: str, says: str
 ):
-    folder()
+    toy_model(Path("toy"))
     Path("mine").mkdir()
     Path("mine/notes.txt").write_text("mine")
     Path("b.txt").write_bytes(b"\xff\xfe")
@@ -169,7 +142,7 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(
 def test_a_trace_is_replayed_and_compared_on_a_real_model(kvcast: Run):
     pytest.importorskip("torch")
     Path("t.csv").write_text(HEAD + "0,10,5\n0.05,300,5\n0.1,20,3\n0.15,40,9\n")
-    model = [folder(), *DUMMY]
+    model = [toy_model(Path("toy")), *DUMMY]
     code, out, err = kvcast(
         "engine", "replay", "--trace", "t.csv", "--model", *model, "--out", "a/out"
     )
@@ -202,12 +175,9 @@ def test_a_trace_is_replayed_and_compared_on_a_real_model(kvcast: Run):
 
 def test_text_is_generated_from_a_real_model(kvcast: Run):
     pytest.importorskip("torch")
-    tokenizers = pytest.importorskip("tokenizers")
-    vocabulary = {f"w{number}": number for number in range(97)}
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="w0"))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    model = ["--model", folder(), *DUMMY, "--max-tokens", "6"]
-    words.save("toy/tokenizer.json")
+    pytest.importorskip("tokenizers")
+    model = ["--model", toy_model(Path("toy")), *DUMMY, "--max-tokens", "6"]
+    save_tokenizer(Path("toy"))
     code, alone, err = kvcast("engine", "generate", *model, "--prompt", "w5 w6 w7")
     assert code == 0
     assert re.fullmatch(r"(\s?w\d+){6}\n", alone)
@@ -225,53 +195,3 @@ def test_text_is_generated_from_a_real_model(kvcast: Run):
     long = " ".join(["w1"] * 300)
     said = refused(kvcast("engine", "generate", *model, "--prompt", long))
     assert said.startswith("prompt of 300 tokens: the prompt leaves no room below max_model_len")
-    names: dict[str, object] = {}
-    example = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)[0].replace("path/to/model", "toy")
-    exec(example.replace('(model="toy"', '(model="toy", weights="dummy", device="cpu"'), names)
-    assert names["answers"][0].text.split()  # type: ignore[index]
-
-
-# ---- the page
-
-
-def test_the_page_lists_every_setting_with_its_default():
-    rows = re.findall(r"^\| `([a-z0-9_.]+)` \| ([^|]+) \| [^|]*\| [^|]+ \|$", DOC, re.MULTILINE)
-    listed = {name: default.strip().strip("`") for name, default in rows}
-    assert list(listed) == list(setting_names(ReplaySettings))
-    defaults = ReplaySettings(model="none")
-    for name, default in listed.items():
-        if name == "model":
-            assert default == "required"
-            continue
-        value: object = defaults
-        for part in name.split("."):
-            value = getattr(value, part)
-        value = list(value) if isinstance(value, tuple) else value
-        assert yaml.safe_load("null" if default == "none" else default) == value, name
-
-
-def test_the_page_explains_every_column_of_the_steps():
-    table = DOC.partition("## steps.parquet")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\| [^|]+ \|$", table, re.MULTILINE)
-    assert [name for name, _ in rows] == [name for name, _ in STEP_COLUMNS]
-
-
-@pytest.mark.parametrize("names", [KV_DTYPES, ORDER, EVICTION], ids=len)
-def test_the_page_names_every_choice(names: dict[str, object]):
-    assert [name for name in names if f"`{name}`" not in DOC] == []
-
-
-def test_the_page_states_the_bytes_of_every_format():
-    """Bytes a token takes in a head of 128 channels and blocks of 16 tokens, keys and values."""
-    rows = re.findall(r"^\| `(\w+)` \|.*\| ([0-9.]+) \|$", DOC, re.MULTILINE)
-    stated = {name: float(size) for name, size in rows if name in KV_DTYPES}
-    assert list(stated) == list(KV_DTYPES)
-    for name, kinds in KV_DTYPES.items():
-        vectors = sum(ENCODINGS[kind].vector_bytes(128) for kind in kinds)
-        scales = sum(ENCODINGS[kind].scale_bytes(128, 16) for kind in kinds) / 16
-        assert stated[name] == vectors + scales, name
-
-
-def test_engine_settings_are_those_of_a_replay_and_more():
-    names = list(setting_names(ReplaySettings))
-    assert names[: len(list(setting_names(EngineSettings)))] == list(setting_names(EngineSettings))
