@@ -54,7 +54,7 @@ def test_windows_that_cannot_be_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_what_formats_cost_a_real_model_on_real_text():
-    """Bounds well above what docs/log.md reports, for a text of a fraction of the size."""
+    """Bounds well above what docs/log.md reports: the text is short, and its figures scatter."""
     import pydoc_data.topics
 
     path = smollm2()
@@ -66,5 +66,5 @@ def test_what_formats_cost_a_real_model_on_real_text():
     }
     base = costs["bf16"]
     assert costs["int8"] == pytest.approx(base, rel=0.005)
-    assert costs["fp8_token_head"] == pytest.approx(base, rel=0.02)
-    assert costs["int4_channel"] == pytest.approx(base, rel=0.03)
+    assert costs["fp8_token_head"] == pytest.approx(base, rel=0.05)
+    assert costs["int4_channel"] == pytest.approx(base, rel=0.05)
