@@ -45,31 +45,17 @@ def attend_tile(
             and if WINDOWED only the last `window` of them.
     """
     most, total, extra, sums = state
-    q, q_sum, q_scale = queries
-    keys, key_scales, values, value_scales, strides = pool
-    key_block, key_scale_block, value_block, value_scale_block = strides
-    BLOCK_TOKENS: tl.constexpr = FORMAT.block_tokens
-    KEY: tl.constexpr = FORMAT.keys
+    _, _, q_scale = queries
+    _, _, values, value_scales, strides = pool
+    _, _, value_block, value_scale_block = strides
     VALUE: tl.constexpr = FORMAT.values
-    PRECISION: tl.constexpr = "ieee" if KEY.dot == tl.float32 else "tf32"
-    KEY_SCALES: tl.constexpr = KEY.scales
-    VALUE_SCALES: tl.constexpr = VALUE.scales
+    PARTS: tl.constexpr = VALUE.parts
+    PRECISION: tl.constexpr = "ieee" if VALUE.dot == tl.float32 else "tf32"
     token = start + tl.arange(0, TOKENS)
     inside = token < end
+    slot = (token.to(tl.uint32) % FORMAT.block_tokens).to(tl.int32)
     block = block.to(tl.int64)
-    slot = (token.to(tl.uint32) % BLOCK_TOKENS).to(tl.int32)
-
-    if KEY_SCALES == "channel_least":
-        k = _keys_by_channel(pool, table, start, end, TOKENS, FORMAT)
-    else:
-        k = load_numbers(keys + block * key_block + slot * KEY.row, KEY, FORMAT)
-    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-    if KEY_SCALES == "token" or KEY_SCALES == "token_least":
-        beside = key_scales + block * key_scale_block + slot
-        scores *= tl.load(beside, mask=inside, other=0.0).to(tl.float32)[None, :]
-        if KEY_SCALES == "token_least":
-            least = tl.load(beside + BLOCK_TOKENS, mask=inside, other=0.0).to(tl.float32)
-            scores += q_sum[:, None] * least[None, :]
+    scores = _scores(queries, pool, table, block, slot, inside, start, end, TOKENS, FORMAT)
     if MASKED:
         seen = (token[None, :] <= position[:, None]) & inside[None, :]
         if WINDOWED:
@@ -82,23 +68,57 @@ def attend_tile(
     total = total * fade + tl.sum(weights, axis=1)
 
     rows = values + block * value_block + slot * (FORMAT.dim // VALUE.parts)
-    if VALUE_SCALES == "group_least":
+    if VALUE.scales == "group_least":
         beside = value_scales + block * value_scale_block + slot * (FORMAT.dim // 32)
         v = _values_by_group(rows, beside, inside, FORMAT)
     else:
         v = _load_values(rows, inside, MASKED, FORMAT)
-    if VALUE_SCALES == "token" or VALUE_SCALES == "token_least":
+    if VALUE.scales == "token" or VALUE.scales == "token_least":
         beside = value_scales + block * value_scale_block + slot
-        if VALUE_SCALES == "token_least":
-            least = tl.load(beside + BLOCK_TOKENS, mask=inside, other=0.0).to(tl.float32)
+        if VALUE.scales == "token_least":
+            least = tl.load(beside + FORMAT.block_tokens, mask=inside, other=0.0).to(tl.float32)
             extra = extra * fade + tl.sum(weights * least[None, :], axis=1)
         weights *= tl.load(beside, mask=inside, other=0.0).to(tl.float32)[None, :]
     weights = weights.to(VALUE.dot)
     new_sums = ()
-    for part in tl.static_range(VALUE.parts):
+    for part in tl.static_range(PARTS):
         faded = sums[part] * fade[:, None]
         new_sums += (tl.dot(weights, v[part], faded, input_precision=PRECISION),)
     return (new_most, total, extra, new_sums)
+
+
+@triton.jit
+def _scores(
+    queries,
+    pool,
+    table,
+    block,
+    slot,
+    inside,
+    start,
+    end,
+    TOKENS: tl.constexpr,
+    FORMAT: tl.constexpr,
+):
+    """Queries x keys of the tile's tokens, but for the queries' scale: [rows, TOKENS]."""
+    q, q_sum, _ = queries
+    keys, key_scales, _, _, strides = pool
+    key_block, key_scale_block, _, _ = strides
+    KEY: tl.constexpr = FORMAT.keys
+    PRECISION: tl.constexpr = "ieee" if KEY.dot == tl.float32 else "tf32"
+    if KEY.scales == "channel_least":
+        k = _keys_by_channel(pool, table, start, end, TOKENS, FORMAT)
+    else:
+        k = load_numbers(keys + block * key_block + slot * KEY.row, KEY, FORMAT)
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    if KEY.scales == "token" or KEY.scales == "token_least":
+        beside = key_scales + block * key_scale_block + slot
+        scores *= tl.load(beside, mask=inside, other=0.0).to(tl.float32)[None, :]
+        if KEY.scales == "token_least":
+            place = beside + FORMAT.block_tokens
+            least = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+            scores += q_sum[:, None] * least[None, :]
+    return scores
 
 
 @triton.jit
@@ -111,7 +131,11 @@ def _load_values(rows, inside, MASKED: tl.constexpr, FORMAT: tl.constexpr):
     WORDS: tl.constexpr = FORMAT.dim // VALUE.parts
     place = rows[:, None] + tl.arange(0, WORDS)[None, :]
     x = tl.load(place, mask=inside[:, None], other=0) if MASKED else tl.load(place)
-    return (from_float(x, VALUE),) if VALUE.kind == "float" else from_words(x, VALUE, FORMAT)
+    if VALUE.kind == "float":
+        v = (from_float(x, VALUE),)
+    else:
+        v = from_words(x, VALUE, FORMAT)
+    return v
 
 
 @triton.jit
@@ -135,11 +159,11 @@ def begin(ROWS: tl.constexpr, FORMAT: tl.constexpr):
     sums    fp32: of weight x value, in as many parts as values are taken in, see `part_channels`
     """
     zeros = tl.zeros([ROWS], tl.float32)
-    WIDTH: tl.constexpr = FORMAT.dim // FORMAT.values.parts
-    sums = tl.zeros([ROWS, WIDTH], tl.float32)
+    PARTS: tl.constexpr = FORMAT.values.parts
+    WIDTH: tl.constexpr = FORMAT.dim // PARTS
     parts = ()
-    for _ in tl.static_range(FORMAT.values.parts):
-        parts += (sums,)
+    for _ in tl.static_range(PARTS):
+        parts += (tl.zeros([ROWS, WIDTH], tl.float32),)
     return (tl.full([ROWS], HIDDEN, tl.float32), zeros, zeros, parts)
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from engine.execution.inputs import StepInput
 from engine.execution.kernels.attention import (
-    HIDDEN,
     LOG2_E,
     attend_tile,
     begin,
@@ -24,6 +23,7 @@ from engine.execution.kernels.attention import (
 )
 from engine.execution.kernels.chip import chip
 from engine.execution.kernels.layout import pool_format, tail_format, view_in_words
+from engine.execution.kernels.merge import merge_parts
 from engine.execution.kernels.shares import count_units, find_unit, tile_range
 from engine.execution.kvcache import KvPool
 from engine.kvformats import BlockLayout
@@ -56,8 +56,6 @@ WIDE: Final = DecodeConfig(tile_tokens=32, warps=8, stages=2, programs=1)
 """Where more than 16 query heads share a KV head."""
 EXACT: Final = DecodeConfig(tile_tokens=16, warps=8, stages=2, programs=2)
 """Of fp32 queries, which do not use tensor cores."""
-MERGED: Final = 32
-"""Parts that a merging program reads at a time."""
 
 
 def decode_config(layout: BlockLayout, dtype: torch.dtype, group: int) -> DecodeConfig:
@@ -107,6 +105,7 @@ def attend_decodes(
     numbers = pool_format(pool.layout, q.dtype, q.device)
     # few numbers of sequences to compile for
     sequences = max(256, triton.next_power_of_2(step.decodes))
+    pooled = 1 if tail is None else pool.block_tokens
     _decode_kernel[(programs,)](
         q,
         out,
@@ -138,23 +137,8 @@ def attend_decodes(
         maxnreg=config.registers,
     )
     if programs > 1:
-        _merge_kernel[(programs - 1, group)](
-            parts,
-            sizes,
-            out,
-            step.context,
-            step.decodes,
-            window,
-            programs,
-            out.stride(0),
-            SEQUENCES=sequences,
-            KV_HEADS=kv_heads,
-            GROUP=group,
-            DIM=dim,
-            TOKENS=config.tile_tokens,
-            POOLED=1 if tail is None else pool.block_tokens,
-            WINDOWED=window > 0,
-            MERGED=MERGED,
+        merge_parts(
+            out, parts, sizes, step, window, kv_heads, config.tile_tokens, pooled, sequences
         )
 
 
@@ -276,58 +260,3 @@ def _decode_kernel(
             size = state[0] + tl.log2(state[1])
             tl.store(part_sizes + part * GROUP + row, size, mask=real)
         head_unit += tiles
-
-
-@triton.jit(do_not_specialize=["sequences", "window", "programs"])
-def _merge_kernel(
-    parts,
-    part_sizes,
-    out,
-    context,
-    sequences,
-    window,
-    programs,
-    out_token,
-    SEQUENCES: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    DIM: tl.constexpr,
-    TOKENS: tl.constexpr,
-    POOLED: tl.constexpr,
-    WINDOWED: tl.constexpr,
-    MERGED: tl.constexpr,
-):
-    """What the programs found out about one query head of the KV head that lies across the border
-    of two shares. If it lies across several, the first of them is in charge."""
-    units = count_units(context, sequences, window, SEQUENCES, KV_HEADS, TOKENS, POOLED, WINDOWED)
-    all_units = tl.sum(units, axis=0)
-    share = tl.cdiv(all_units, programs)
-    before = tl.program_id(0)
-    border = (before + 1) * share
-    if border >= all_units:
-        return
-    head, tiles, head_unit = find_unit(units, border, SEQUENCES, KV_HEADS)
-    if (head_unit == border) | (head_unit < before * share):
-        return
-    last = (head_unit + tiles - 1) // share
-    query = tl.program_id(1)
-    channel = tl.arange(0, DIM)
-    most = HIDDEN + tl.zeros([1], tl.float32)
-    total = tl.zeros([1], tl.float32)
-    merged = tl.zeros([DIM], tl.float32)
-    for start in range(before, last + 1, MERGED):
-        program = start + tl.arange(0, MERGED)
-        there = program <= last
-        part = program * 2 + tl.where((program == before) & (head_unit > before * share), 1, 0)
-        sizes = tl.load(part_sizes + part * GROUP + query, mask=there, other=HIDDEN)
-        new_most = tl.maximum(most, tl.max(sizes, axis=0))
-        weights = tl.where(there, tl.exp2(sizes - new_most), 0.0)
-        fade = tl.exp2(most - new_most)
-        inside = (part * GROUP + query)[:, None] * DIM + channel[None, :]
-        found = tl.load(parts + inside, mask=there[:, None], other=0.0)
-        merged = merged * fade + tl.sum(weights[:, None] * found, axis=0)
-        total = total * fade + tl.sum(weights, axis=0)
-        most = new_most
-    target = out + (head // KV_HEADS).to(tl.int64) * out_token
-    target += (head % KV_HEADS * GROUP + query) * DIM
-    tl.store(target + channel, (merged / total).to(out.dtype.element_ty))

@@ -4,6 +4,11 @@ A *unit* is a tile of tokens of one KV head of one sequence. Units are numbered 
 sequence, head by head, tile by tile, and every program takes an equal share of consecutive ones.
 The number of programs follows from shapes alone, which is what a captured graph needs. A head that
 lies in one share is finished by its program; of the others, parts go to a workspace and are merged.
+
+    SEQUENCES   a power of two, no less than there are
+    TOKENS      of a tile
+    POOLED      keys are in the pool that many tokens at a time; the rest is in the tail
+    WINDOWED    only the last `window` tokens count
 """
 
 import triton

@@ -21,9 +21,10 @@ LIMITS = {F32: 3e-6, F16: 3e-3, BF16: 8e-3}
 """Errors of the arithmetic. Of fp16: weights times the scales of values are bf16."""
 ON_GPU = DEVICE.type == "cuda"
 LLAMA, SMALL, SINGLE, SHARED = (32, 8, 128), (9, 3, 64), (4, 4, 64), (6, 1, 128)
+TINY = (6, 2, 64)
 """Query heads, KV heads and their channels."""
-DECODES = [(1, 33), (2, 1), (3, 70), (4, 16)]
-PREFILLS = [(5, 35, 35), (6, 61, 7), (7, 40, 23), (8, 19, 1)]
+DECODES = [(1, 33), (2, 1), (3, 50), (4, 16)]
+PREFILLS = [(5, 21, 21), (6, 43, 7), (7, 40, 18), (8, 19, 1)]
 """Rows, contexts and chunks: blocks begun and full, chunks from the middle of one, of one token."""
 FORMATS = [(kv_dtype, F32, 0) for kv_dtype in KV_DTYPES]
 FORMATS += [(kv_dtype, F16, 20) for kv_dtype in KV_DTYPES]
@@ -61,7 +62,7 @@ def queries(cache: Cache, tokens: int, heads: int, dtype: "torch.dtype") -> "tor
 def test_decodes_and_chunks_see_what_the_pool_holds(
     kv_dtype: str, dtype: "torch.dtype", window: int
 ) -> None:
-    heads = SMALL
+    heads = TINY
     cache = filled(kv_dtype, heads, dtype)
     step = cache.step(DECODES, PREFILLS)
     q = queries(cache, len(step.positions), heads[0], dtype)
@@ -84,8 +85,8 @@ def test_heads_and_blocks_of_any_shape(
     assert error(out, dense_attention(q, cache.pool, step, 0.1, 0)) < LIMITS[F16]
 
 
-@pytest.mark.parametrize("kv_dtype", ["fp8_token_head", "int8", "k8v4"])
-@pytest.mark.parametrize(("dtype", "size"), [(F16, 1e-2), (BF16, 1e-6), (BF16, 1e6)])
+@pytest.mark.parametrize("kv_dtype", ["fp8_token_head", "k8v4"])
+@pytest.mark.parametrize(("dtype", "size"), [(F16, 1e-2), (BF16, 1e6)])
 def test_sizes_far_from_one(kv_dtype: str, dtype: "torch.dtype", size: float) -> None:
     """What does not fit into fp16 on the way to the result: queries, and values times weights."""
     cache = Cache(kv_dtype, [40, 60], kv_heads=2, dim=64, dtype=dtype)
@@ -101,19 +102,19 @@ def test_sizes_far_from_one(kv_dtype: str, dtype: "torch.dtype", size: float) ->
 
 
 def test_queries_of_zeros_see_the_mean() -> None:
-    cache = filled("int8", SMALL, F16)
+    cache = filled("int8", TINY, F16)
     step = cache.step(DECODES, PREFILLS)
-    q = torch.zeros(len(step.positions), 9, 64, dtype=F16, device=DEVICE)
+    q = torch.zeros(len(step.positions), 6, 64, dtype=F16, device=DEVICE)
     out = OPS.attend(q, cache.pool, LAYER, step, 0.1, 12)
     assert error(out, dense_attention(q, cache.pool, step, 0.1, 12)) < LIMITS[F16]
 
 
 @pytest.mark.parametrize("kv_dtype", ["fp32", "int4_channel"])
 def test_padding_changes_nothing(kv_dtype: str) -> None:
-    cache = filled(kv_dtype, SMALL, F32)
+    cache = filled(kv_dtype, TINY, F32)
     cache.pool.buffer[0] = 0xFF  # padding writes and reads the null block
     steps = [cache.step(DECODES, [], padding=padding, max_context=500) for padding in (0, 4)]
-    q = queries(cache, 8, 9, F32)
+    q = queries(cache, 8, 6, F32)
     found = [OPS.attend(q[: step.decodes], cache.pool, LAYER, step, 0.1, 0)[:4] for step in steps]
     assert error(found[1], found[0]) < LIMITS[F32]
 
@@ -147,9 +148,9 @@ def test_how_decodes_are_dealt_out_changes_nothing(
 @pytest.mark.parametrize(("rows", "tile"), [(16, 32), (32, 16), (64, 64)])
 @pytest.mark.parametrize("kv_dtype", ["fp32", "int4_channel"])
 def test_how_chunks_are_tiled_changes_nothing(kv_dtype: str, rows: int, tile: int) -> None:
-    cache = filled(kv_dtype, SMALL, F32)
+    cache = filled(kv_dtype, TINY, F32)
     step = cache.step([], PREFILLS)
-    q = queries(cache, len(step.positions), 9, F32)
+    q = queries(cache, len(step.positions), 6, F32)
     for window in (0, 25):
         out = torch.full(q.shape, torch.nan, device=DEVICE)
         config = PrefillConfig(rows=rows, tile_tokens=tile, warps=4, stages=2)

@@ -3,9 +3,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from engine.execution.kernels import OPS
+from engine.execution.kernels import OPS, chip
 from engine.execution.reference import OPS as TORCH
 from tests.engine.execution.caches import DEVICE, error
+from traces.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 ON_GPU = DEVICE.type == "cuda"
@@ -86,3 +87,10 @@ def test_no_tokens() -> None:
     assert OPS.rms_norm(nothing, weight, 1e-6).shape == (0, 128)
     assert OPS.add_rms_norm(nothing, nothing, weight, 1e-6)[0].shape == (0, 128)
     assert OPS.silu_mul(nothing).shape == (0, 64)
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="is about machines without a GPU")
+def test_nothing_runs_without_gpu_or_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chip, "INTERPRETED", False)
+    with pytest.raises(ConfigError, match="needs a CUDA device, got cpu; kernels: torch runs"):
+        OPS.silu_mul(torch.zeros(1, 2))
