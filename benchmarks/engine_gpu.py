@@ -36,6 +36,7 @@ from engine.config import EngineSettings
 from engine.execution.ceilings import measure_ceilings
 from engine.execution.executor import TorchExecutor, load_executor
 from engine.execution.inputs import StepInput
+from engine.execution.kernels.decode import DecodeConfig, attend_decodes
 from engine.execution.kvcache import KvPool
 from engine.execution.ops import load_ops
 from engine.kvformats import block_layout
@@ -241,9 +242,15 @@ def attention(bench: Bench) -> Figures:
 
 
 def measure_attention(
-    bench: Bench, kv_dtype: str, block_tokens: int, sequences: int, context: int
+    bench: Bench,
+    kv_dtype: str,
+    block_tokens: int,
+    sequences: int,
+    context: int,
+    config: DecodeConfig | None = None,
 ) -> Figures:
-    """One row: the median over layers, so that no keys are found in a cache."""
+    """One row: the median over layers, so that no keys are found in a cache. `config`: how to
+    launch the kernel, if not as usual."""
     shape, layers = bench.shape, 4
     if not bench.cuda and kv_dtype == "bf16":
         kv_dtype = "fp32"
@@ -255,8 +262,10 @@ def measure_attention(
     randomise(pool)
     step = decode_step(bench, pool, sequences, context)
     q = torch.randn(sequences, shape.heads, shape.head_dim, device=bench.device).to(bench.dtype)
-    attend, scale = load_ops("triton").attend, shape.head_dim**-0.5
-    seconds = bench.seconds(lambda i: attend(q, pool, i % layers, step, scale, 0))
+    out, scale = torch.empty_like(q), shape.head_dim**-0.5
+    seconds = bench.seconds(
+        lambda i: attend_decodes(q, out, pool, i % layers, step, scale, 0, config)
+    )
     moved = sequences * context * layout.block_bytes / block_tokens / layers
     return {
         "kv_dtype": kv_dtype,
@@ -271,27 +280,19 @@ def measure_attention(
 
 def sweep(bench: Bench) -> Figures:
     """Launch parameters of decode attention: which are best, format by format."""
-    from engine.execution.kernels import decode
-
-    rows: list[Figures] = []
-    kept = dict(decode.CONFIGS)
     load = (5, 33) if bench.small else (128, 4096)
-    tiles, warps, stages, programs = (64, 128), (4, 8), (2, 3, 4), (1, 2, 4)
+    tiles, warps, stages, programs = (64, 128), (4, 8), (2, 3, 4), (2, 3)
     if bench.small:
-        tiles, warps, stages, programs = (64,), (4,), (2,), (2,)
-    try:
-        for kv_dtype in ("bf16", "fp8_token_head", "int8", "int4"):
-            bits = block_layout(kv_dtype, 1, 1, 128, 16).key.bits
-            for tried in product(tiles, warps, stages, programs):
-                decode.CONFIGS[bits] = decode.DecodeConfig(*tried)
-                try:
-                    row = measure_attention(bench, kv_dtype, 16, *load)
-                except Exception as error:  # too much shared memory, say
-                    row = {"kv_dtype": kv_dtype, "error": f"{type(error).__name__}: {error}"[:200]}
-                rows.append({**row, "config": tried})
-            decode.CONFIGS.update(kept)
-    finally:
-        decode.CONFIGS.update(kept)
+        tiles, warps, stages, programs = (16, 32), (4,), (2,), (2,)
+    rows: list[Figures] = []
+    for kv_dtype in ("bf16", "fp8_token_head", "int8", "int4"):
+        for tried in product(tiles, warps, stages, programs):
+            config = DecodeConfig(*tried)
+            try:
+                row = measure_attention(bench, kv_dtype, 16, *load, config)
+            except Exception as error:  # too much shared memory, say
+                row = {"kv_dtype": kv_dtype, "error": f"{type(error).__name__}: {error}"[:200]}
+            rows.append({**row, "config": config._asdict()})
     return {"rows": rows}
 
 
@@ -571,7 +572,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the raw figures")
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    usual = ",".join(name for name in PARTS if name != "sweep")
+    parser.add_argument("--parts", default=usual, help=f"of {', '.join(PARTS)}; all but sweep")
     parser.add_argument("--small", action="store_true", help="a tiny model, on any device")
     parser.add_argument("--commit", default=None, help="if git is not there to tell")
     asked = parser.parse_args()
