@@ -1,0 +1,1 @@
+"""Other people's measurements, one format a file."""
