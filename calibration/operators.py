@@ -6,8 +6,8 @@ by axis, against 2.4 to 5.2 % in log space (docs/accuracy.md). Attention is affi
 reads, which a straight line keeps and a line in log space bends.
 """
 
-from bisect import bisect_right
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -107,6 +107,41 @@ class AttentionTable:
 
 
 @dataclass(frozen=True)
+class SkewTable:
+    """How much of the way from decodes of the mean length to decodes of the greatest a batch of
+    unequal ones goes: time = t(mean) + alpha (t(greatest) - t(mean)).
+
+    Buckets end at their edges, which belong to them; the last one is open.
+    """
+
+    decodes: tuple[float, ...]
+    shares: tuple[float, ...]
+    """Of (mean - least) / (greatest - least) context."""
+    longest: tuple[float, ...]
+    """Of the greatest context."""
+    contexts: tuple[float, ...]
+    """Of the context before the prefill chunk."""
+    alphas: Mapping[tuple[int, int, int, int, int], float]
+    """By tokens of the prefill chunk (0: decodes alone) and the four buckets."""
+    otherwise: float
+
+    def alpha(
+        self, chunk: int, context: float, decodes: int, least: float, mean: float, greatest: float
+    ) -> float:
+        """The weight of the longest context."""
+        if decodes < 2 or greatest <= least:
+            return 0.0
+        share = (mean - least) / (greatest - least)
+        buckets = (
+            _bucket(self.decodes, decodes),
+            _bucket(self.shares, share),
+            _bucket(self.longest, greatest),
+            _bucket(self.contexts, context),
+        )
+        return self.alphas.get((chunk, *buckets), self.otherwise)
+
+
+@dataclass(frozen=True)
 class OperatorTables:
     """All of a model's operators on one device (one rank of it, with its share of collectives)."""
 
@@ -115,6 +150,7 @@ class OperatorTables:
     rows: Curve
     """Output head and sampler, by sequences."""
     attention: AttentionTable
+    skew: SkewTable | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +159,7 @@ class OperatorCost:
 
     A value: build it with `operator_cost`. Decode attention grows along a segment by a whole number
     of picoseconds between two contexts of the grid, so that progressions are exact; a step with a
-    prefill chunk is a progression of its own.
+    prefill chunk, and one whose decodes' lengths matter, is a progression of its own.
     """
 
     tables: OperatorTables
@@ -153,10 +189,12 @@ class OperatorCost:
         growth, steps = 0, 1
         if chunk:
             first += self._prefill_ps(batch)
-        else:
+        elif self.tables.skew is None:
             attention, growth, steps = self._decode_ps(decodes, batch.decode_context_tokens)
             first += attention
             steps = min(steps, batch.horizon)
+        else:
+            first += self._attention_ps(batch)
         host = self._host_ps(batch.sequences)
         if not self.overlap:
             return first + host, growth, steps
@@ -175,9 +213,7 @@ class OperatorCost:
         parts = {
             "linear layers": self._fixed_ps(decodes + chunk, batch.sequences) - head_ps,
             "output head": head_ps,
-            "attention": self._prefill_ps(batch)
-            if chunk
-            else self._decode_ps(decodes, batch.decode_context_tokens)[0],
+            "attention": self._attention_ps(batch),
         }
         hidden = sum(parts.values()) if self.overlap else 0
         parts["host"] = max(0, self._host_ps(batch.sequences) - hidden)
@@ -237,18 +273,41 @@ class OperatorCost:
         ]
         return values, [*slopes, slopes[-1] if slopes else 0]
 
+    def _attention_ps(self, batch: Batch) -> int:
+        """Attention of the batch's next step."""
+        if batch.prefill_tokens:
+            return self._prefill_ps(batch)
+        first = self._decode_ps(batch.decodes, batch.decode_context_tokens)[0]
+        if self.tables.skew is None:
+            return first
+        alpha, greatest = self._skew(batch)
+        if alpha == 0:
+            return first
+        longest = self._decode_ps(batch.decodes, batch.decodes * (round(greatest) + 1))[0]
+        return first + max(0, round(alpha * (longest - first)))
+
     def _prefill_ps(self, batch: Batch) -> int:
-        attention = self.tables.attention
+        attention, chunk = self.tables.attention, batch.prefill_tokens
         if batch.decodes == 0:
-            seconds = attention.prefill_s(batch.prefill_tokens, batch.prefill_pairs)
-        else:
-            seconds = attention.mixed_s(
-                batch.prefill_tokens,
-                batch.prefill_pairs,
-                batch.decodes,
-                batch.decode_context_tokens / batch.decodes - 1,
-            )
+            return round(attention.prefill_s(chunk, batch.prefill_pairs) * PICOSECONDS)
+        mean = batch.decode_context_tokens / batch.decodes - 1
+        seconds = attention.mixed_s(chunk, batch.prefill_pairs, batch.decodes, mean)
+        alpha, greatest = self._skew(batch)
+        if alpha:
+            longest = attention.mixed_s(chunk, batch.prefill_pairs, batch.decodes, greatest)
+            seconds += max(0.0, alpha * (longest - seconds))
         return round(seconds * PICOSECONDS)
+
+    def _skew(self, batch: Batch) -> tuple[float, float]:
+        """Weight of the longest context among the decodes, and that context."""
+        skew, members = self.tables.skew, batch.members
+        if skew is None or members is None or batch.decodes < 2 or members.size == 0:
+            return 0.0, 0.0
+        chunk = batch.prefill_tokens
+        before = batch.prefill_context_tokens - chunk
+        mean = batch.decode_context_tokens / batch.decodes - 1
+        least, greatest = (computed - 1 for computed in members.extremes())
+        return skew.alpha(chunk, before, batch.decodes, least, mean, greatest), greatest
 
 
 def operator_cost(
@@ -302,6 +361,11 @@ def filled(times: Times, grid: tuple[tuple[int, ...], ...]) -> Times:
         if not np.isnan(whole).any():
             return whole
     raise ValueError(f"{int(np.isnan(whole).sum())} entries of the grid cannot be filled in")
+
+
+def _bucket(edges: tuple[float, ...], value: float) -> int:
+    """Index of the first edge that is not below `value`; that of the last bucket beyond."""
+    return min(bisect_left(edges, value), len(edges) - 1)
 
 
 def _cell(sizes: tuple[int, ...], size: float) -> tuple[int, float]:

@@ -1,14 +1,16 @@
 """What one scheduler step runs."""
 
+from engine.decoding import DecodeSet
 from engine.sequence import Sequence
 
 
 class Batch:
     """One step's work, and for how many steps the very same work would be scheduled again.
 
-    The cost of a step depends on these sums alone. Over the `horizon`, from one step to the next,
-    `decode_context_tokens` grows by `decodes`, `prefill_context_tokens` by `prefill_tokens` and
-    `prefill_pairs` by `prefill_pairs_growth`; everything else stays.
+    The cost of a step depends on these sums and, for a cost that looks, on how `members` differ.
+    Over the `horizon`, from one step to the next, `decode_context_tokens` grows by `decodes`,
+    `prefill_context_tokens` by `prefill_tokens` and `prefill_pairs` by `prefill_pairs_growth`;
+    everything else stays.
     """
 
     __slots__ = (
@@ -20,6 +22,7 @@ class Batch:
         "exhausted",
         "horizon",
         "left_out",
+        "members",
         "preempted",
         "prefill_context_tokens",
         "prefill_pairs",
@@ -35,6 +38,8 @@ class Batch:
         """Sequences of the decode set that get their next token."""
         self.decode_context_tokens: int = 0
         """Sum over decodes of the tokens attended to (those before and the new one)."""
+        self.members: DecodeSet | None = None
+        """The decode set, as it is while the step is the scheduler's latest."""
         self.prefill_tokens: int = 0
         """Tokens of all prefill chunks."""
         self.prefill_context_tokens: int = 0

@@ -32,6 +32,11 @@ class DecodeSet:
         """Computed tokens of all members together."""
         return self.base_sum + self.size * self.epoch
 
+    def extremes(self) -> tuple[int, int]:
+        """Computed tokens of the shortest and the longest member; the set must not be empty."""
+        bases = [entry[2].base for entry in self._ends if self._counts(entry)]
+        return min(bases) + self.epoch, max(bases) + self.epoch
+
     def computed(self, seq: Sequence) -> int:
         """Computed tokens of a sequence, in the set or not."""
         return seq.base + self.epoch if seq.decoding else seq.base

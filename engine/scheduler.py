@@ -198,6 +198,7 @@ class Scheduler:
             batch.decode_context_tokens = context
         elif not batch.preempted:
             return None
+        batch.members = self.decodes
         if not rival:
             batch.horizon = self._horizon(batch)
         return batch
@@ -224,6 +225,7 @@ class Scheduler:
         batch = Batch()
         batch.decoding = batch.decodes = count
         batch.decode_context_tokens = decodes.base_sum + count * decodes.epoch
+        batch.members = decodes
         batch.horizon = steps
         return batch
 

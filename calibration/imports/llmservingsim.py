@@ -3,8 +3,9 @@
 A bundle is a folder with meta.yaml and, in it or in a folder tp<N> beside it, dense.csv (layer,
 tokens, time_us), per_sequence.csv (layer, sequences, time_us), attention.csv (prefill_chunk,
 kv_prefill, n_decode, kv_decode, time_us) and, for mixtures of experts, moe.csv (tokens,
-activated_experts, time_us). Times are GPU time of one call, without the CPU's. Format:
-LLMServingSim 2.0, docs/docs/profiler/output-bundle.md.
+activated_experts, time_us); skew_fit.csv, where it is, says how much longer decodes of unequal
+lengths take than as many of their mean length. Times are GPU time of one call, without the CPU's.
+Format: LLMServingSim 2.0, docs/docs/profiler/output-bundle.md.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from calibration.hardware import gpu, model
 from calibration.imports.bundle import Bundle, all_reduce_curve
 from calibration.imports.tables import read_table, sum_of_curves
 from calibration.kernels import experts_touched
-from calibration.operators import AttentionTable, Curve, OperatorTables, filled
+from calibration.operators import AttentionTable, Curve, OperatorTables, SkewTable, filled
 from engine.shapes import ModelShape
 from traces.errors import ConfigError
 
@@ -90,6 +91,8 @@ def read(folder: Path, *, tp: int | None = None, model_name: str | None = None) 
     if degree > 1:
         tokens.append(all_reduce_curve(shape, degree, gpu(device), tokens[0].sizes))
         notes.append("all-reduce is not in the bundle: by the data sheet of the GPU's interconnect")
+    if not (tables / "skew_fit.csv").is_file():
+        notes.append("decodes of unequal lengths cost what as many of their mean length do")
     limits = meta.get("engine_effective", {})
     grid = _attention(attention, shape.layers, tables / "attention.csv")
     return Bundle(
@@ -106,6 +109,7 @@ def read(folder: Path, *, tp: int | None = None, model_name: str | None = None) 
                 [_curve(rows, name, "sequences", tables / "per_sequence.csv") for name in ROWS]
             ),
             attention=grid,
+            skew=_skew(meta, degree, folder, tables),
         ),
         max_tokens=int(limits.get("max_num_batched_tokens", max(tokens[0].sizes))),
         max_sequences=int(limits.get("max_num_seqs", grid.decodes[-1])),
@@ -243,3 +247,45 @@ def _grid(rows: pl.DataFrame, axes: Mapping[str, tuple[int, ...]]) -> np.ndarray
     places = [np.searchsorted(sizes, rows[key].to_numpy()) for key, sizes in axes.items()]
     times[tuple(places)] = rows["time_us"].to_numpy()
     return filled(times, tuple(axes.values()))
+
+
+SKEW_AXES: Final = ("n", "skew_rate", "kv_big", "kp")
+
+
+def _skew(meta: Mapping[str, Any], degree: int, folder: Path, tables: Path) -> SkewTable | None:
+    """The fitted correction for decodes of unequal lengths; None where none was measured."""
+    path = tables / "skew_fit.csv"
+    if not path.is_file():
+        return None
+    fit = meta.get("skew_fit") or {}
+    entry = (fit.get("per_tp") or {}).get(degree, {})
+    axes = entry.get("bucket_axes") or fit.get("bucket_axes") or {}
+    labels: dict[str, list[str]] = {}
+    edges: dict[str, tuple[float, ...]] = {}
+    for axis in SKEW_AXES:
+        try:
+            labels[axis] = axes[f"{axis}_labels"]
+            edges[axis] = tuple(float(edge) for edge in axes[f"{axis}_bins"][1:])
+        except KeyError as error:
+            where = folder / "meta.yaml"
+            raise ConfigError(f"{where}: skew_fit.bucket_axes has no {error.args[0]}") from error
+    columns = {"pc": "Int64", **{f"{axis}_label": "String" for axis in SKEW_AXES}}
+    rows = read_table(path, {**columns, "alpha": "Float64"}, None)
+    alphas: dict[tuple[int, int, int, int, int], float] = {}
+    for chunk, *row, alpha in rows.iter_rows():
+        for axis, label in zip(SKEW_AXES, row, strict=True):
+            if label not in labels[axis]:
+                known = ", ".join(labels[axis])
+                raise ConfigError(f"{path}: {axis}_label is {label!r}; meta.yaml has {known}")
+        n, rate, longest, context = (
+            labels[axis].index(label) for axis, label in zip(SKEW_AXES, row, strict=True)
+        )
+        alphas[chunk, n, rate, longest, context] = alpha
+    return SkewTable(
+        edges["n"],
+        edges["skew_rate"],
+        edges["kv_big"],
+        edges["kp"],
+        alphas,
+        float(entry.get("alpha_default", 0.0)),
+    )

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-def read_table(path: Path, columns: Mapping[str, str], time: str) -> pl.DataFrame:
+def read_table(path: Path, columns: Mapping[str, str], time: str | None) -> pl.DataFrame:
     """Read the named columns and a column of times; others are left.
 
     Args:
         path: .csv or .parquet.
         columns: polars types by name.
-        time: column of durations, > 0.
+        time: column of durations, > 0; None: the table has none.
 
     Raises:
         ConfigError: naming the file and what is missing or wrong: a column, a value that is not of
@@ -38,7 +38,7 @@ def read_table(path: Path, columns: Mapping[str, str], time: str) -> pl.DataFram
         raise ConfigError(f"{path}: there is no such file") from None
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    wanted = {**columns, time: "Float64"}
+    wanted = {**columns, time: "Float64"} if time is not None else dict(columns)
     missing = [name for name in wanted if name not in frame.columns]
     if missing:
         has = ", ".join(frame.columns)
@@ -56,7 +56,7 @@ def read_table(path: Path, columns: Mapping[str, str], time: str) -> pl.DataFram
             raise ConfigError(
                 f"{_line(path, row)}: {name} is {frame[name][row]!r}; expected a {sort}"
             )
-    return check_times(typed, time, path)
+    return typed if time is None else check_times(typed, time, path)
 
 
 def check_times(frame: pl.DataFrame, time: str, path: Path) -> pl.DataFrame:

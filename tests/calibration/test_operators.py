@@ -1,6 +1,7 @@
 """Step costs composed from operator tables: exact progressions, and what the tables say."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,14 @@ from calibration.operators import (
     Curve,
     OperatorCost,
     OperatorTables,
+    SkewTable,
     filled,
     operator_cost,
 )
+from engine.decoding import DecodeSet
+from engine.sequence import Sequence
 from tests.calibration.test_roofline import batch_of, step_forward
+from traces.request import Request
 
 CHUNKS = (16, 64, 256)
 CONTEXTS = (0, 16, 64, 256)
@@ -158,3 +163,38 @@ def test_an_empty_step_costs_nothing_and_a_cost_can_be_pickled():
     again = pickle.loads(pickle.dumps(SLOW_HOST))
     step = batch_of(7, 700, [(30, 10)])
     assert again.progression(step) == SLOW_HOST.progression(step)
+
+
+def ragged(*computed: int) -> DecodeSet:
+    """Decodes that have computed so many tokens each, the new one included."""
+    members = DecodeSet(16)
+    for number, tokens in enumerate(computed):
+        seq = Sequence(Request(number, 0.0, 1, 1), number, 0)
+        seq.base, seq.admission = tokens, number
+        members.join(seq, 1000)
+    return members
+
+
+@pytest.mark.parametrize("chunks", [[], [(16, 0)]])
+def test_unequal_decodes_lie_between_the_mean_length_and_the_longest(chunks):
+    lengths = (17, 33, 65, 241)
+    step = batch_of(4, sum(lengths), chunks)
+    step.members = ragged(*lengths)
+    mean, longest = seconds(COST, 4, sum(lengths), chunks), seconds(COST, 4, 4 * 241, chunks)
+    for alpha in (0.0, 0.25, 1.0):
+        bucket = (chunks[0][0] if chunks else 0, 1, 1, 0, 0)
+        skew = SkewTable((2, 8), (0.25, 0.5, 1), (256, 4096), (0, 9), {bucket: alpha}, 7.0)
+        cost = operator_cost(replace(tables(), skew=skew))
+        time, growth, steps = cost.progression(step)
+        assert time / PICOSECONDS == pytest.approx(mean + alpha * (longest - mean))
+        assert (growth, steps) == (0, 1)
+        assert sum(cost.explain(step).values()) == pytest.approx(time / PICOSECONDS)
+
+
+def test_equal_decodes_have_no_skew():
+    skew = SkewTable((8,), (1,), (4096,), (0,), {}, 1.0)
+    step = batch_of(3, 300, [])
+    step.members = ragged(100, 100, 100)
+    assert operator_cost(replace(tables(), skew=skew)).progression(step)[0] == pytest.approx(
+        COST.progression(step)[0]
+    )

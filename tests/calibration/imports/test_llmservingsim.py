@@ -151,3 +151,41 @@ def test_a_missing_layer_is_no_free_layer(tmp_path: Path):
     assert not recognised(folder)
     with pytest.raises(ConfigError, match="there is no such file"):
         read(folder)
+
+
+AXES = """
+skew_fit:
+  enabled: true
+  bucket_axes:
+    n_bins: [0, 8, 1000000]
+    n_labels: [n<=8, n>8]
+    skew_rate_bins: [-0.01, 0.5, 1.01]
+    skew_rate_labels: [sr<=50%, sr>50%]
+    kv_big_bins: [0, 1024, 1000000000]
+    kv_big_labels: [kvB<=1k, kvB>1k]
+    kp_bins: [-1, 0, 1000000000]
+    kp_labels: [kp=0, kp>0]
+  per_tp:
+    1: {alpha_default: 0.05}
+"""
+SKEW = """pc,n_label,skew_rate_label,kv_big_label,kp_label,alpha,n_samples
+0,n<=8,sr<=50%,kvB>1k,kp=0,0.3,4
+"""
+
+
+def test_the_fitted_skew_is_read_by_its_labels(tmp_path: Path):
+    folder = write_bundle(tmp_path / "bundle")
+    assert read(folder).tables.skew is None
+    assert any("unequal lengths" in note for note in read(folder).notes)
+    with (folder / "meta.yaml").open("a") as meta:
+        meta.write(AXES)
+    (folder / "skew_fit.csv").write_text(SKEW)
+    skew = read(folder).tables.skew
+    assert skew is not None
+    assert skew.alpha(0, 0, 8, 100, 1000, 2000) == 0.3
+    assert skew.alpha(0, 0, 9, 100, 1000, 2000) == 0.05
+    assert skew.alpha(0, 0, 8, 100, 1900, 2000) == 0.05
+    assert skew.alpha(0, 0, 8, 100, 1000, 1024) == 0.05
+    (folder / "skew_fit.csv").write_text(SKEW.replace("n<=8", "n<=7"))
+    with pytest.raises(ConfigError, match=r"n_label is 'n<=7'; meta\.yaml has n<=8, n>8"):
+        read(folder)
