@@ -78,7 +78,7 @@ asks = st.lists(
 schedulers = st.fixed_dictionaries(
     {
         "async_scheduling": st.booleans(),
-        "order": st.sampled_from(["fcfs", "priority"]),
+        "order": st.sampled_from(["fcfs", "priority", "shortest-prefill"]),
         "max_num_seqs": st.integers(2, 8),
         "max_num_batched_tokens": st.sampled_from([6, 24, 64]),
         "long_prefill_token_threshold": st.sampled_from([0, 3]),

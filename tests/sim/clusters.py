@@ -101,7 +101,7 @@ def swarms(draw: st.DrawFn) -> Setup:
             max_num_seqs=draw(st.integers(1, 20)),
             max_num_batched_tokens=budget,
             max_model_len=UNLIMITED,
-            order=draw(st.sampled_from(["fcfs", "fcfs", "priority"])),
+            order=draw(st.sampled_from(["fcfs", "fcfs", "priority", "shortest-prefill"])),
             prefill_first=True,
             chunked_prefill=False,
             async_scheduling=False,

@@ -189,6 +189,21 @@ def test_priority_is_paid_for_by_the_others() -> None:
     assert waits[1][1] > waits[0][1]
 
 
+def test_shortest_prefill_first_serves_a_crowd_in_order_of_length() -> None:
+    """All there at once, one at a time: the order that makes the mean wait least (Smith, 1956)."""
+    lengths = [(700 * i) % 997 + 20 for i in range(40)]
+    requests = tuple(Request(i, 0.0, length, 1) for i, length in enumerate(lengths))
+    alone = scheduler(max_num_seqs=1, async_scheduling=False)
+    waits: list[float] = []
+    for order in ("fcfs", "shortest-prefill"):
+        result = run(requests, alone, scheduler(order=order))
+        assert result.requests is not None
+        served = result.requests.sort("finish_s")["prompt_tokens"].to_list()
+        assert served == (lengths if order == "fcfs" else sorted(lengths))
+        waits.append(latency(result, "queue_s", "mean"))
+    assert waits[1] < 0.8 * waits[0]
+
+
 def test_two_draws_gain_most_of_what_knowing_all_loads_does() -> None:
     """Mitzenmacher, The Power of Two Choices in Randomized Load Balancing (2001)."""
     requests = crowd(3000, rate_per_s=40.0)
