@@ -47,6 +47,25 @@ def steps_to_cover(first_ps: int, growth_ps: int, elapsed_ps: int) -> int:
     return steps
 
 
+def larger(
+    one_ps: int, one_growth_ps: int, other_ps: int, other_growth_ps: int, steps: int
+) -> tuple[int, int, int]:
+    """The larger of two progressions that hold for `steps` steps, until the other overtakes it.
+
+    Returns:
+        first_ps, growth_ps: of the larger one.
+        steps: up to and with the last step in which it is the larger.
+    """
+    ahead = one_ps - other_ps
+    overtaken = other_growth_ps - one_growth_ps
+    if ahead < 0:
+        one_ps, one_growth_ps = other_ps, other_growth_ps
+        ahead, overtaken = -ahead, -overtaken
+    if overtaken > 0:
+        steps = min(steps, ahead // overtaken + 1)
+    return one_ps, one_growth_ps, steps
+
+
 @dataclass(frozen=True)
 class LinearCost:
     """Step time linear in what a step computes and reads; coefficients in picoseconds.

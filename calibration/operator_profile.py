@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -19,6 +19,9 @@ from calibration.operators import (
     operator_cost,
 )
 from traces.errors import ConfigError
+
+if TYPE_CHECKING:
+    from calibration.profiles import Profile
 
 GRIDS: Final = {
     "prefill": ("chunk", "context"),
@@ -63,15 +66,15 @@ class OperatorSettings(BaseModel):
             raise ValueError(f"graph_sizes: must increase from at least 1, got {list(sizes)}")
         return sizes
 
-    def cost_model(self, folder: Path, *, async_scheduling: bool) -> CostModel:
-        """The cost model; `folder` is the profile's own.
+    def build(self, profile: Profile, *, async_scheduling: bool) -> CostModel:
+        """The cost model of a replica of `profile`; a stated overlap rules `async_scheduling`.
 
         Raises:
             ConfigError: the tables cannot be read.
         """
         overlap = self.overlap_scheduling
         return operator_cost(
-            read_tables(folder / self.tables),
+            read_tables(profile.folder / self.tables),
             self.graph_sizes,
             self.step_s,
             self.host_step_s,
@@ -80,11 +83,11 @@ class OperatorSettings(BaseModel):
         )
 
 
-def write_tables(tables: OperatorTables, path: Path) -> None:
+def write_tables(tables: OperatorTables, file: Path | IO[bytes]) -> None:
     """Write a Parquet file: part, four sizes (0 where a part has no such axis) and time_s."""
     import pyarrow.parquet as pq
 
-    pq.write_table(_table(tables), path)
+    pq.write_table(_table(tables), file)
 
 
 def read_tables(path: Path) -> OperatorTables:

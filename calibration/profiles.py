@@ -4,57 +4,42 @@ import re
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
-from calibration.costs import PICOSECONDS, CostModel, LinearCost
-from calibration.hardware import Gpu, gpu, model
-from calibration.kernels import Efficiencies, HostCosts
-from calibration.roofline import roofline_cost
+from calibration.arithmetic import Arithmetic
+from calibration.copies import CopySettings
+from calibration.cost_settings import LinearSettings, RooflineSettings
+from calibration.costs import CostModel
+from calibration.devices import StatedDevice
+from calibration.evidence import Experiment, FitReport, Validity
+from calibration.fitted import FittedSettings
+from calibration.hardware import Gpu, gpu
+from calibration.hardware import model as shape_of
+from calibration.noise import Noise
+from calibration.operator_profile import OperatorSettings
 from engine.capacity import Capacity, kv_capacity
 from engine.kvformats import KV_DTYPES
 from engine.shapes import WEIGHT_DTYPES, ModelShape
 from traces.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SPEC: Final = "analytic:<gpu>/<model>[/tp<N>][/w-<dtype>][/kv-<dtype>]"
 """Names a profile that no file holds, such as analytic:h200/llama-3.1-8b/tp2/kv-fp8; the model may
 be a Hugging Face name or a path."""
 
 OPTION: Final = re.compile(r"tp(?P<tp>[1-9]\d*)|w-(?P<weight>\w+)|kv-(?P<kv>\w+)")
-
-
-class RooflineSettings(BaseModel):
-    """Cost from the data sheet: calibration.roofline."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["roofline"] = "roofline"
-    efficiencies: Efficiencies = Efficiencies()
-    host: HostCosts = HostCosts()
-
-
-class LinearSettings(BaseModel):
-    """Cost linear in what a step computes and reads: calibration.costs.LinearCost, in seconds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["linear"]
-    step_s: float = Field(ge=0)
-    prefill_token_s: float = Field(ge=0)
-    decode_s: float = Field(ge=0)
-    context_token_s: float = Field(ge=0)
-
-
-class Validity(BaseModel):
-    """Largest features that the numbers were fitted on; none: no such limit is known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_sequences: int | None = Field(default=None, ge=1)
-    max_context_tokens: int | None = Field(default=None, ge=1)
 
 
 class Profile(BaseModel):
@@ -68,15 +53,34 @@ class Profile(BaseModel):
     provenance: str = Field(min_length=1)
     """Where the numbers are from, in words."""
     model: str
-    gpu: str
+    gpu: str | None = None
+    """A GPU of the data file; none for a device that is stated."""
+    stated_device: StatedDevice | None = Field(default=None, alias="device")
     tp: int = Field(default=1, ge=1)
     weight_dtype: str = "bf16"
     kv_dtype: str = "bf16"
-    cost: RooflineSettings | LinearSettings = Field(
+    cost: RooflineSettings | LinearSettings | FittedSettings | OperatorSettings = Field(
         default=RooflineSettings(), discriminator="kind"
     )
+    copies: CopySettings = CopySettings()
     validity: Validity = Validity()
+    noise: Noise | None = None
+    """How steps scatter about the cost; none: not measured."""
+    fit: FitReport | None = None
+    experiment: Experiment | None = None
     note: str = ""
+    _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie that its own names; of a profile that no file holds, here."""
+        return self._folder
+
+    def within(self, folder: Path) -> Self:
+        """This profile, its files in `folder`."""
+        moved = self.model_copy()
+        moved._folder = folder
+        return moved
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -86,17 +90,38 @@ class Profile(BaseModel):
         ):
             if value not in known:
                 raise ValueError(f"{what}: {value!r} is unknown; known: {', '.join(known)}")
+        if (self.gpu is None) == (self.stated_device is None):
+            raise ValueError("gpu: state the name of a known GPU, or a device section, not both")
         return self
 
     @property
     def shape(self) -> ModelShape:
         """The model's shape."""
-        return model(self.model)
+        return shape_of(self.model)
 
     @property
-    def device(self) -> Gpu:
-        """The GPU's data sheet."""
+    def device(self) -> Gpu | StatedDevice:
+        """The GPU's data sheet, or what is stated of the device."""
+        if self.stated_device is not None:
+            return self.stated_device
+        assert self.gpu is not None
         return gpu(self.gpu)
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """FLOPs and bytes of the model's steps; None where the device's ceilings are unknown."""
+        device = self.device
+        flops_per_s = device.peak_flops_per_s(self.weight_dtype)
+        if flops_per_s is None or device.memory_bytes_per_s is None:
+            return None
+        return Arithmetic(
+            shape=self.shape,
+            tp=self.tp,
+            weight_dtype=self.weight_dtype,
+            kv_dtype=self.kv_dtype,
+            peak_flops_per_s=flops_per_s,
+            memory_bytes_per_s=device.memory_bytes_per_s,
+        )
 
     @property
     def warning(self) -> str:
@@ -110,26 +135,31 @@ class Profile(BaseModel):
 
     def beyond(self, *, tokens: int = 0, sequences: int = 0, context_tokens: int = 0) -> str:
         """What of a step or run lies outside the fitted range, in one line; empty if nothing."""
-        limits = self.validity
-        for what, asked, limit in (
-            ("tokens in a step", tokens, limits.max_tokens),
-            ("sequences in a step", sequences, limits.max_sequences),
-            ("tokens of context", context_tokens, limits.max_context_tokens),
-        ):
-            if limit is not None and asked > limit:
-                return (
-                    f"profile {self.name}: no measurement beyond {limit} {what}; asked for {asked}"
-                )
-        return ""
+        exceeded = list(self.validity.exceeded(tokens, sequences, context_tokens))
+        if not exceeded:
+            return ""
+        return f"profile {self.name}: no measurement beyond {'; nor beyond '.join(exceeded)}"
 
-    def require_model(self, name: str) -> None:
-        """Check that a run of the model `name` may use this profile.
+    def require(
+        self,
+        *,
+        model: str | None = None,
+        weight_dtype: str | None = None,
+        kv_dtype: str | None = None,
+    ) -> None:
+        """Check that a run of a model, with weights and KV cache as named, may use this profile.
 
         Raises:
-            ConfigError: when the profile is of another model.
+            ConfigError: when the profile is of another model or dtype.
         """
-        if model(name) != self.shape:
-            raise ConfigError(f"profile {self.name}: is of model {self.model}; asked for {name}")
+        if model is not None and shape_of(model) != self.shape:
+            raise ConfigError(f"profile {self.name}: is of model {self.model}; asked for {model}")
+        for what, mine, asked in (
+            ("weight_dtype", self.weight_dtype, weight_dtype),
+            ("kv_dtype", self.kv_dtype, kv_dtype),
+        ):
+            if asked is not None and asked != mine:
+                raise ConfigError(f"profile {self.name}: is of {what} {mine}; asked for {asked}")
 
     def cost_model(self, *, async_scheduling: bool = True) -> CostModel:
         """The cost model that the profile states.
@@ -141,25 +171,20 @@ class Profile(BaseModel):
         Raises:
             ConfigError: for an unknown GPU or model, or a model that `tp` does not split.
         """
-        if isinstance(self.cost, LinearSettings):
-            return LinearCost(
-                step_ps=round(self.cost.step_s * PICOSECONDS),
-                prefill_token_ps=round(self.cost.prefill_token_s * PICOSECONDS),
-                decode_ps=round(self.cost.decode_s * PICOSECONDS),
-                context_token_ps=round(self.cost.context_token_s * PICOSECONDS),
+        return self.cost.build(self, async_scheduling=async_scheduling)
+
+    def drawn(self, random: "np.random.Generator") -> "Profile":
+        """This profile with its cost's coefficients drawn once from their joint distribution.
+
+        Raises:
+            ConfigError: the profile states no intervals to draw from.
+        """
+        if not isinstance(self.cost, FittedSettings) or not self.cost.has_intervals:
+            raise ConfigError(
+                f"profile {self.name}: its cost ({self.cost.kind}) states no intervals to draw"
+                " from; expected a fitted profile (kvcast profile list)"
             )
-        host = self.cost.host
-        if host.overlap_scheduling is None:
-            host = host.model_copy(update={"overlap_scheduling": async_scheduling})
-        return roofline_cost(
-            self.shape,
-            self.device,
-            self.tp,
-            self.weight_dtype,
-            self.kv_dtype,
-            self.cost.efficiencies,
-            host,
-        )
+        return self.model_copy(update={"cost": self.cost.drawn(random)})
 
     def capacity(
         self,
@@ -208,6 +233,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
         profile = _parse(resource.read_text(encoding="utf-8"), name)
     elif Path(name_or_path).is_file():
         profile = _parse(Path(name_or_path).read_text(encoding="utf-8"), name)
+        profile = profile.within(Path(name_or_path).parent)
     else:
         near = get_close_matches(name.lower(), shipped_profiles(), 1)
         hint = f"did you mean {near[0]}? " if near else ""

@@ -5,12 +5,11 @@ docs/cost-model.md has every formula and constant with its source.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from calibration.costs import PICOSECONDS
+from calibration.arithmetic import LOGIT_BYTES, Arithmetic
+from calibration.costs import PICOSECONDS, larger
 from calibration.hardware import Gpu
 from calibration.kernels import (
     Efficiencies,
@@ -24,9 +23,6 @@ from engine.shapes import ModelShape, linear_bytes
 
 TABLE: Final = 16_385
 """Entries of the tables of constant parts; larger steps compute theirs each time."""
-
-LOGIT_BYTES: Final = 12
-"""A logit is written and read in 16 bits, written in 32 and read once by the sampler."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +49,6 @@ class RooflineCost:
     host_step_ps: int
     host_sequence_ps: int
     overlap: bool
-    peak_flops_per_s: float
-    """Of one GPU, for the weights' dtype, by the data sheet."""
-    memory_bytes_per_s: float
-    """Of one GPU, by the data sheet."""
     tokens_table: list[int] = field(compare=False, repr=False)
     rows_table: list[int] = field(compare=False, repr=False)
     decodes_table: list[int] = field(compare=False, repr=False)
@@ -94,27 +86,19 @@ class RooflineCost:
                 logits = self._rows_ps(rows)
             first = fixed + logits + self.context_ps * batch.decode_context_tokens
             growth = self.context_ps * decodes
-            compute = self.pair_ps * batch.prefill_pairs
-            compute_growth = self.pair_ps * batch.prefill_pairs_growth
-            memory = self.prefill_context_ps * batch.prefill_context_tokens
-            memory_growth = self.prefill_context_ps * chunk
-            ahead = compute - memory
-            overtaken = memory_growth - compute_growth
-            if ahead < 0:
-                compute, compute_growth = memory, memory_growth
-                ahead, overtaken = -ahead, -overtaken
-            if overtaken > 0:
-                steps = min(steps, ahead // overtaken + 1)
-            first += compute
-            growth += compute_growth
+            attention, attention_growth, steps = larger(
+                self.pair_ps * batch.prefill_pairs,
+                self.pair_ps * batch.prefill_pairs_growth,
+                self.prefill_context_ps * batch.prefill_context_tokens,
+                self.prefill_context_ps * chunk,
+                steps,
+            )
+            first += attention
+            growth += attention_growth
         host = self.host_step_ps + self.host_sequence_ps * rows
         if not self.overlap:
             return first + host, growth, steps
-        if first >= host:
-            return first, growth, steps
-        if growth > 0:
-            steps = min(steps, (host - first) // growth + 1)
-        return host, 0, steps
+        return larger(first, growth, host, 0, steps)
 
     def explain(self, batch: Batch) -> dict[str, float]:
         """Parts of the batch's next step in seconds; their sum is its duration.
@@ -141,61 +125,27 @@ class RooflineCost:
         parts["host"] = max(0, host - hidden)
         return {name: part / PICOSECONDS for name, part in parts.items()}
 
-    def work(
-        self,
-        decodes: ArrayLike,
-        decode_context_tokens: ArrayLike,
-        prefill_tokens: ArrayLike,
-        prefill_context_tokens: ArrayLike,
-        prefill_pairs: ArrayLike,
-        sequences: ArrayLike,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """FLOPs and bytes of memory traffic of steps on each GPU: their place on the roofline.
-
-        Arguments are numbers or arrays of one shape (features of Batch); so are the results.
-        """
-        shape, tp = self.shape, self.tp
-        tokens = np.asarray(decodes, dtype=np.float64) + np.asarray(prefill_tokens)
-        rows = np.asarray(sequences, dtype=np.float64)
-        contexts = np.asarray(decode_context_tokens, dtype=np.float64)
-        flops = (
-            tokens * shape.gemm_flops_per_token(tp)
-            + rows * shape.lm_head_flops_per_row(tp)
-            + (contexts + np.asarray(prefill_pairs)) * shape.attention_flops_per_pair(tp)
-        )
-        kv_bytes = shape.kv_bytes_per_token(self.kv_dtype, tp)
-        moved = (
-            np.where(tokens > 0, self._common_bytes, 0.0)
-            + (contexts + np.asarray(prefill_context_tokens) + tokens) * kv_bytes
-            + tokens * self._elementwise_bytes
-            + np.where(rows > 0, 2.0 * shape.lm_head_weights(tp), 0.0)
-            + rows * shape.vocab / tp * LOGIT_BYTES
-        )
-        if shape.experts:
-            touched = experts_touched(shape.experts, shape.experts_per_token, tokens)
-            moved = moved + touched * self._expert_bytes
-        return flops, moved
-
     def token_parts_ps(self, tokens: int) -> dict[str, int]:
         """Parts of a step that depend on its number of tokens alone, in picoseconds."""
         shape, tp, host, share = self.shape, self.tp, self.host, self.efficiencies
+        work = self.roofline
         graph = tokens <= host.graph_max_tokens
         padded = captured_size(tokens) if graph else tokens
-        flops_per_s = self.peak_flops_per_s * share.gemm
-        bytes_per_s = self.memory_bytes_per_s * share.memory
+        flops_per_s = work.peak_flops_per_s * share.gemm
+        bytes_per_s = self.gpu.memory_bytes_per_s * share.memory
         common_flops = 2 * (shape.common_weights(tp) + shape.router_weights) * padded
         experts_s = 0.0
         if shape.experts:
             chosen = shape.experts_per_token
             expert_flops = 2 * shape.moe_layers * chosen * shape.expert_weights(tp) * tokens
             touched = experts_touched(shape.experts, chosen, tokens)
-            experts_s = max(touched * self._expert_bytes / bytes_per_s, expert_flops / flops_per_s)
+            experts_s = max(touched * work.expert_bytes / bytes_per_s, expert_flops / flops_per_s)
         reduce_s = all_reduce_s(2 * padded * shape.hidden, tp, self.gpu, share.interconnect)
         kernels = shape.layers * host.kernels_per_layer
         parts = {
-            "linear layers": max(self._common_bytes / bytes_per_s, common_flops / flops_per_s),
+            "linear layers": max(work.common_bytes / bytes_per_s, common_flops / flops_per_s),
             "experts": experts_s,
-            "elementwise": padded * self._elementwise_bytes / bytes_per_s,
+            "elementwise": padded * work.elementwise_bytes / bytes_per_s,
             "kv write": tokens * shape.kv_bytes_per_token(self.kv_dtype, tp) / bytes_per_s,
             "all-reduce": 2 * shape.layers * reduce_s,
             "kernel gaps": kernels * host.kernel_gap_s,
@@ -209,7 +159,7 @@ class RooflineCost:
         if rows == 0:
             return {"output head": 0}
         shape, tp, share = self.shape, self.tp, self.efficiencies
-        bytes_per_s = self.memory_bytes_per_s * share.memory
+        bytes_per_s = self.gpu.memory_bytes_per_s * share.memory
         flops_per_s = self.gpu.bf16_flops_per_s * share.gemm
         weights_s = 2 * shape.lm_head_weights(tp) / bytes_per_s
         head_s = max(weights_s, shape.lm_head_flops_per_row(tp) * rows / flops_per_s)
@@ -220,27 +170,16 @@ class RooflineCost:
             head_s += self.gpu.interconnect_latency_s + gathered / link
         return {"output head": round(head_s * PICOSECONDS)}
 
-    @property
-    def _common_bytes(self) -> int:
-        weights = linear_bytes(self.shape.common_weights(self.tp), self.weight_dtype)
-        return weights + 2 * self.shape.router_weights
-
-    @property
-    def _expert_bytes(self) -> int:
-        """Of one expert in all layers."""
-        weights = self.shape.moe_layers * self.shape.expert_weights(self.tp)
-        return linear_bytes(weights, self.weight_dtype)
-
-    @property
-    def _elementwise_bytes(self) -> int:
-        """Traffic of norms, rotary embedding and gating for a token, all layers, in 16 bits."""
-        shape, tp = self.shape, self.tp
-        heads = shape.heads_per_gpu(tp) + 2 * shape.kv_heads_per_gpu(tp)
-        dense = shape.layers - shape.moe_layers
-        chosen = shape.experts_per_token * shape.moe_intermediate + shape.shared_intermediate
-        inner = dense * shape.intermediate + shape.moe_layers * chosen
-        return 2 * (
-            shape.layers * (8 * shape.hidden + 2 * heads * shape.head_dim) + 3 * inner // tp
+    @cached_property
+    def roofline(self) -> Arithmetic:
+        """What steps compute and move, and what the data sheet says of the GPU."""
+        return Arithmetic(
+            shape=self.shape,
+            tp=self.tp,
+            weight_dtype=self.weight_dtype,
+            kv_dtype=self.kv_dtype,
+            peak_flops_per_s=self.gpu.peak_flops_per_s(self.weight_dtype),
+            memory_bytes_per_s=self.gpu.memory_bytes_per_s,
         )
 
     def _tokens_ps(self, tokens: int) -> int:
@@ -296,8 +235,6 @@ def roofline_cost(
         host_step_ps=round(cpu.step_s * PICOSECONDS),
         host_sequence_ps=round(cpu.sequence_s * PICOSECONDS),
         overlap=cpu.overlap_scheduling is not False,
-        peak_flops_per_s=gpu.peak_flops_per_s(weight_dtype),
-        memory_bytes_per_s=gpu.memory_bytes_per_s,
         tokens_table=[0] * TABLE,
         rows_table=[0] * TABLE,
         decodes_table=[0] * TABLE,

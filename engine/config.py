@@ -96,12 +96,6 @@ class OffloadSettings(Settings):
     eviction: str = "lru"
     """Which blocks of a full tier go first: a name in engine.eviction.EVICTION."""
 
-    @model_validator(mode="after")
-    def _check(self) -> "OffloadSettings":
-        if self.disk_bytes and self.disk_path is None:
-            raise ValueError("disk_path: is required where disk_bytes is not 0")
-        return self
-
 
 class EngineSettings(Settings):
     """A model on a device, and how it is served."""
@@ -140,6 +134,8 @@ class EngineSettings(Settings):
     def _check(self) -> "EngineSettings":
         if self.scheduler.preemption == "swap" and not self.offload.cpu_bytes:
             raise ValueError("scheduler.preemption: swap needs room in offload.cpu_bytes")
+        if self.offload.disk_bytes and self.offload.disk_path is None:
+            raise ValueError("offload.disk_path: is required where offload.disk_bytes is not 0")
         if not self.kv_reuse and self.scheduler.async_scheduling:
             raise ValueError("kv_reuse: false needs scheduler.async_scheduling: false")
         if not self.kv_reuse and self.cache.prefix_caching:

@@ -32,6 +32,8 @@ def requests_table(rows: Rows, names: Sequence[str]) -> Any:
             "replica": column["replica"].astype(np.int32),
             "outcome": _named(column["outcome"], OUTCOMES),
             "arrival_s": arrival / PICOSECONDS,
+            "queued_s": _seconds(column["queued"], column["queued"] >= 0),
+            "admitted_s": _seconds(column["admitted"], column["admitted"] >= 0),
             "scheduled_s": _seconds(column["scheduled"], began),
             "first_token_s": _seconds(first, first >= 0),
             "finish_s": _seconds(finish, finish >= 0),

@@ -115,6 +115,8 @@ class LLMEngine:
         self._block_tokens: Final = settings.cache.block_tokens
         self._added: int = 0
         self._generations: dict[Sequence, Generation] = {}
+        self._unseen: list[Sequence] = []
+        """Added since the scheduler was last called."""
         self._in_flight: _Step | None = None
         self._leaving: list[Generation] = []
         """Aborted or stopped; they go at the next step boundary."""
@@ -172,6 +174,7 @@ class LLMEngine:
         self._added += 1
         self._generations[seq] = generation
         self.scheduler.add(seq)
+        self._unseen.append(seq)
         return generation
 
     def abort(self, generation: Generation) -> None:
@@ -201,6 +204,7 @@ class LLMEngine:
             for level in self.executor.lost():
                 self.tiers.lose(level)
         called = self.clock.now()
+        self._show(called)
         batch = self.scheduler.schedule()
         step = None if batch is None else self._launch(batch, called)
         before, self._in_flight = self._in_flight, None
@@ -222,13 +226,24 @@ class LLMEngine:
             ended += self.step()
         return ended
 
+    def _show(self, called: int) -> None:
+        """The scheduler, called now, sees what was added since it was called last."""
+        for seq in self._unseen:
+            if seq.status != FINISHED:  # given up before it was seen
+                seq.queued = called
+        self._unseen.clear()
+
     def _launch(self, batch: Batch, called: int) -> _Step:
         """Have a batch executed that `schedule`, called at `called`, has just decided."""
         scheduler_ps = self.clock.now() - called
+        for seq in batch.admitted:
+            if seq.admitted < 0:
+                seq.admitted = called
         for seq in batch.preempted:
             self.executor.drop(seq)
         work = self._work(batch)
         record = begin_record(self.steps, batch, work, self.scheduler)
+        record["called_s"] = called / PICOSECONDS
         record["scheduler_s"] = scheduler_ps / PICOSECONDS
         self.steps += 1
         gives_token = [True] * len(work.decodes)

@@ -67,8 +67,13 @@ class LoadedModel:
 Load = Callable[[EngineSettings], LoadedModel]
 
 
-def load_model(settings: EngineSettings) -> LoadedModel:
+def load_model(settings: EngineSettings, *, noise: bool = False) -> LoadedModel:
     """Load a model on the device that the settings name, and warm it up.
+
+    Args:
+        settings: what is left open is filled in; see the model's `settings`.
+        noise: the KV cache holds random numbers at first, not zeros: for steps that read what
+            nobody computed, see engine.execution.filling.
 
     Raises:
         ConfigError: for a model, a device or a size that cannot be had.
@@ -77,10 +82,11 @@ def load_model(settings: EngineSettings) -> LoadedModel:
     try:
         from engine.execution.ceilings import measure_ceilings
         from engine.execution.executor import load_executor
+        from engine.execution.filling import fill_with_noise
         from engine.execution.sizing import DTYPES
     except ModuleNotFoundError as missing:
         raise not_installed(missing) from None
-    executor = load_executor(settings)
+    executor = load_executor(settings, fill_with_noise if noise else None)
 
     def measure() -> Ceilings:
         found = measure_ceilings(executor.runner.device, DTYPES[executor.settings.dtype])

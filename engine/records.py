@@ -23,8 +23,10 @@ from traces.request import Request
 BUFFER_ROWS: Final = 4096
 
 _TIMES: Final = [
-    REQUEST_COLUMNS.index(name) for name in ("arrival", "scheduled", "first_token", "finish")
+    REQUEST_COLUMNS.index(name)
+    for name in ("arrival", "queued", "admitted", "scheduled", "first_token", "finish")
 ]
+_FINISH: Final = REQUEST_COLUMNS.index("finish")
 
 
 class ServiceRecords:
@@ -117,7 +119,7 @@ class ServiceRecords:
         rows[:, _TIMES] = np.where(times >= 0, times - self._begin, times)
         self._rows.clear()
         self.metrics.add(rows)
-        self.last_end_ps = max(self.last_end_ps, int(rows[:, _TIMES[-1]].max()))
+        self.last_end_ps = max(self.last_end_ps, int(rows[:, _FINISH].max()))
         if self._request_sink is not None:
             self._request_sink(rows)
 
@@ -126,8 +128,8 @@ class ServiceRecords:
         if not engine.records:
             return
         for record in engine.records:
-            record["start_s"] -= self._begin / PICOSECONDS
-            record["end_s"] -= self._begin / PICOSECONDS
+            for name in ("called_s", "start_s", "end_s"):
+                record[name] -= self._begin / PICOSECONDS
         steps: Any = steps_table(engine.records, engine.settings.kv_dtype)
         engine.records.clear()
         self.roofline.add(steps)

@@ -72,7 +72,7 @@ class Scheduler:
         self._victim = VICTIM[settings.order]
         self._named: bool = named
         self._executed: bool = executed
-        self._tiers: Tiers | None = tiers
+        self.tiers: Tiers | None = tiers
         self._swap: bool = settings.preemption == "swap"
         contiguous = cache.allocation == "contiguous"
         self.decodes: DecodeSet = DecodeSet(cache.block_tokens, paged=not contiguous)
@@ -556,8 +556,8 @@ class Scheduler:
         if self._executed and registered > written:
             registered = written
         self._stop_computing(seq)
-        if self._swap and self._tiers is not None:
-            seq.swapped = self._tiers.swap_out(seq, written, self.blocks.block_tokens)
+        if self._swap and self.tiers is not None:
+            seq.swapped = self.tiers.swap_out(seq, written, self.blocks.block_tokens)
         self.blocks.release(seq, computed, registered)
         seq.status = WAITING
         seq.base = 0
@@ -566,8 +566,8 @@ class Scheduler:
         batch.preempted += (seq,)
 
     def _forget_swapped(self, seq: Sequence) -> None:
-        if seq.swapped and self._tiers is not None:
-            self._tiers.forget(seq)
+        if seq.swapped and self.tiers is not None:
+            self.tiers.forget(seq)
             seq.swapped = 0
 
     def _stop_computing(self, seq: Sequence) -> None:

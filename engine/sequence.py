@@ -23,6 +23,7 @@ class Sequence:
 
     __slots__ = (
         "admission",
+        "admitted",
         "ahead",
         "arrival",
         "base",
@@ -45,6 +46,7 @@ class Sequence:
         "prefill_end",
         "priority",
         "prompt_tokens",
+        "queued",
         "request",
         "resumed_cached",
         "shared_blocks",
@@ -98,7 +100,12 @@ class Sequence:
         self.table: list[int] = []
         """Names of its blocks in order, where an executor needs them."""
 
+        self.queued: int = -1
+        """When the scheduler was first called with it waiting (vLLM's `queued_ts`)."""
+        self.admitted: int = -1
+        """When the scheduler was called and first admitted it (vLLM's `scheduled_ts`)."""
         self.first_scheduled: int = -1
+        """When the first step that computes some of it began."""
         self.first_token: int = -1
         self.last_token: int = -1
         """When the token before a preemption came out."""

@@ -18,6 +18,7 @@ WEIGHT_DTYPES: Final[Mapping[str, int]] = {
     "fp8": 256,
     "int8": 256,
     "int4": 133,
+    "fp32": 1024,
 }
 """Bytes of 256 weights of a linear layer. int4: groups of 128 weights share a 16-bit scale and a
 4-bit zero point, as in AWQ and GPTQ, so 2 x (64 + 2.5) bytes."""
@@ -201,10 +202,11 @@ class ModelShape:
         """Bytes of weights on each GPU.
 
         `dtype` (a key of WEIGHT_DTYPES) is that of the layers' linear maps; embeddings, output
-        head, router, norms and biases stay in 16 bits, as published quantised checkpoints do.
+        head, router, norms and biases stay in 16 bits, as published quantised checkpoints do,
+        unless all weights have 32.
         """
         rest = self._vectors(tp) + self._router + self._vocabulary(tp)
-        return linear_bytes(self._matrices(tp), dtype) + 2 * rest
+        return linear_bytes(self._matrices(tp), dtype) + unquantised_bytes(dtype) * rest
 
     def kv_block_bytes(self, dtype: str = "bf16", block_tokens: int = 16, tp: int = 1) -> int:
         """Bytes of a block of KV cache on each GPU; `dtype` is a key of engine.kvformats.KV_DTYPES.
@@ -260,6 +262,11 @@ class ModelShape:
 
     def _vocabulary(self, tp: int) -> int:
         return self.lm_head_weights(tp) * (1 if self.tied_embeddings else 2)
+
+
+def unquantised_bytes(dtype: str) -> int:
+    """Bytes of a number that is not in a linear layer, activations too: 4 for fp32, else 2."""
+    return 4 if dtype == "fp32" else 2
 
 
 def linear_bytes(weights: int, dtype: str) -> int:

@@ -24,6 +24,7 @@ STEP_COLUMNS: Final[tuple[tuple[str, str], ...]] = (
     ("var_decode_kv_tokens", "double"),
     ("num_queued_requests", "int32"),
     ("step", "int64"),
+    ("called_s", "double"),
     ("start_s", "double"),
     ("end_s", "double"),
     ("device_s", "double"),
@@ -46,8 +47,8 @@ Record = dict[str, Any]
 
 
 def begin_record(step: int, batch: Batch, work: Work, core: Scheduler) -> Record:
-    """What is known of a step as it is launched; the engine's loop adds when it began and the time
-    its scheduling took, `finish_record` the rest."""
+    """What is known of a step as it is launched; the engine's loop adds when its scheduling and it
+    itself began and the time the former took, `finish_record` the rest."""
     prefills, prefill_tokens, prefill_kv, _ = _sums(work.prefills)
     decodes, decode_tokens, decode_kv, most = _sums(work.decodes)
     return {

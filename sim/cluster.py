@@ -178,6 +178,8 @@ class Cluster:
     def _close(self) -> None:
         for seq, index in self._open.items():
             seq.generated = self.replicas[index].generated_tokens(seq)
+            if seq.queued >= self._end_ps:  # no scheduler was called any more
+                seq.queued = -1
             self._end(index, seq, UNFINISHED, -1)
         self._open = {}
 

@@ -1,5 +1,6 @@
 """Settings that follow from the model and its GPU where a scenario leaves them open."""
 
+from calibration.devices import StatedDevice
 from calibration.hardware import Gpu
 from calibration.profiles import Profile
 from engine.config import SchedulerSettings
@@ -23,7 +24,7 @@ def fitted(scenario: Scenario, profile: Profile) -> tuple[SchedulerSettings, int
     return _with_max_model_len(settings, scenario, profile, num_blocks), num_blocks
 
 
-def default_batch_limits(gpu: Gpu) -> tuple[int, int]:
+def default_batch_limits(gpu: Gpu | StatedDevice) -> tuple[int, int]:
     """Sequences and tokens of a step, as vLLM 0.33.0's server has them for a GPU.
 
     Source: `EngineArgs._set_default_args` there: by memory, the A100 apart.
@@ -35,7 +36,7 @@ def default_batch_limits(gpu: Gpu) -> tuple[int, int]:
     return 256, 2048
 
 
-def _with_batch_limits(settings: SchedulerSettings, gpu: Gpu) -> SchedulerSettings:
+def _with_batch_limits(settings: SchedulerSettings, gpu: Gpu | StatedDevice) -> SchedulerSettings:
     sequences, tokens = default_batch_limits(gpu)
     return settings.model_copy(
         update={

@@ -30,6 +30,8 @@ def replay_to_folder(
     keep_segments: bool = True,
     report: bool = True,
     progress: Progress | None = None,
+    replicated: Progress | None = None,
+    jobs: int = 1,
 ) -> Result:
     """Run a scenario and write `folder`; equal scenarios give byte-identical files.
 
@@ -43,6 +45,8 @@ def replay_to_folder(
         keep_segments: write segments.parquet.
         report: write report.html and timeline.json.gz.
         progress: told now and then how many requests have arrived.
+        replicated: told after each replication (`uncertainty`) how many are done.
+        jobs: processes to share the replications; their number changes nothing but the time.
 
     Raises:
         ConfigError, TraceError: settings, a folder or a trace that cannot be used.
@@ -52,6 +56,7 @@ def replay_to_folder(
     target = folder.resolve()
     with replacing_folder(folder) as part:
         _serve(run, part, keep_requests, keep_segments, progress)
+        run.find_intervals(jobs, replicated)
         result = _result(run, part, keep_requests, keep_segments)
         (part / SCENARIO).write_text(to_yaml(scenario), encoding="utf-8")
         summary = json.dumps(result.summary, indent=2, allow_nan=False)

@@ -34,6 +34,7 @@ SEGMENT_COLUMNS: Final = (
 """A segment's row: integers, times in picoseconds; `streams` are the decodes whose token follows
 another (all but recomputed ones)."""
 _AT: Final = {name: i for i, name in enumerate(SEGMENT_COLUMNS)}
+_FINISH: Final = REQUEST_COLUMNS.index("finish")
 
 BUFFER_ROWS: Final = 16_384
 
@@ -97,6 +98,8 @@ class Records:
         self.most_tokens = 0
         """Tokens of the largest step."""
         self.most_sequences = 0
+        self.most_context_tokens = 0
+        """Mean over a step's decodes, or over its chunks: the largest, as profiles limit it."""
         self.last_end_ps = 0
 
     def gap(self, duration_ps: int, count: int) -> None:
@@ -112,7 +115,7 @@ class Records:
         rows = self.request_rows.emptied()
         if len(rows):
             self.metrics.add(rows)
-            self.last_end_ps = max(self.last_end_ps, int(rows[:, 11].max()))
+            self.last_end_ps = max(self.last_end_ps, int(rows[:, _FINISH].max()))
             if self._request_sink is not None:
                 self._request_sink(rows)
 
@@ -136,10 +139,17 @@ class Records:
         used = rows[:, _AT["kv_blocks_used"]]
         self.block_ps += int(float((used.astype(np.float64) * duration).sum()))
         self.peak_blocks = max(self.peak_blocks, int(used.max()))
-        decodes = rows[:, _AT["decodes"]]
-        tokens = decodes + rows[:, _AT["prefill_tokens"]]
-        sequences = decodes + rows[:, _AT["prefill_sequences"]]
-        self.most_tokens = max(self.most_tokens, int(tokens.max()))
-        self.most_sequences = max(self.most_sequences, int(sequences.max()))
+        self._extend(rows)
         if self._segment_sink is not None:
             self._segment_sink(rows)
+
+    def _extend(self, rows: Rows) -> None:
+        """Note how far the steps of some segments reach."""
+        decodes, chunks = rows[:, _AT["decodes"]], rows[:, _AT["prefill_sequences"]]
+        prefill_tokens, before_last = rows[:, _AT["prefill_tokens"]], rows[:, _AT["steps"]] - 1
+        decoded = rows[:, _AT["decode_context_tokens"]] + decodes * before_last
+        prefilled = rows[:, _AT["prefill_context_tokens"]] + prefill_tokens * before_last
+        contexts = np.maximum(decoded // np.maximum(decodes, 1), prefilled // np.maximum(chunks, 1))
+        self.most_tokens = max(self.most_tokens, int((decodes + prefill_tokens).max()))
+        self.most_sequences = max(self.most_sequences, int((decodes + chunks).max()))
+        self.most_context_tokens = max(self.most_context_tokens, int(contexts.max()))

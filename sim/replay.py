@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from calibration.costs import PICOSECONDS, CostModel
-from calibration.profiles import load_profile
+from calibration.profiles import Profile, load_profile
 from engine.metrics import REQUEST_COLUMNS, ServiceMetrics
 from engine.scheduler import Scheduler
 from sim.clock import new_clock
@@ -19,6 +20,16 @@ from sim.replica import Replica
 from sim.result import Result
 from sim.router import ROUTERS
 from sim.scenario import Scenario
+from sim.tiers import CopyingCost, tiers_of
+from sim.uncertainty import (
+    Draw,
+    Figures,
+    figures,
+    replications,
+    simulate_all,
+    the_run_itself,
+    uncertainty,
+)
 from traces.reader import Trace
 from traces.request import Request
 from traces.version import installed_version
@@ -37,6 +48,8 @@ def replay(
     keep_requests: bool = True,
     keep_segments: bool = True,
     progress: Progress | None = None,
+    replicated: Progress | None = None,
+    jobs: int = 1,
 ) -> Result:
     """Run a scenario in memory.
 
@@ -47,12 +60,17 @@ def replay(
         keep_requests: keep what `Result.requests` shows.
         keep_segments: keep what `Result.segments` shows.
         progress: told now and then how many requests have arrived.
+        replicated: told after each replication (`uncertainty`) how many are done.
+        jobs: processes to share the replications; their number changes nothing but the time.
 
     Raises:
         ConfigError, TraceError: settings or a trace that cannot be used.
     """
     from engine.frames import MemorySink, requests_table
     from sim.frames import segments_table
+
+    if requests is not None and scenario.uncertainty.replications is not None:
+        requests = list(requests)
 
     kept_requests = MemorySink() if keep_requests else None
     kept_segments = MemorySink() if keep_segments else None
@@ -71,9 +89,49 @@ def replay(
         assert kept_segments is not None
         return segments_table(kept_segments.rows(len(SEGMENT_COLUMNS)))
 
+    run.find_intervals(jobs, replicated)
     return run.result(
         all_requests if keep_requests else None, all_segments if keep_segments else None
     )
+
+
+def replicate(
+    scenario: Scenario,
+    requests: Iterable[Request] | None = None,
+    *,
+    cost: CostModel | None = None,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> list[Figures]:
+    """The figures of each replication of a scenario, without the run itself.
+
+    Replication i of two scenarios with one seed and profile draws the same: they are pairs.
+
+    Args:
+        scenario: all settings; `uncertainty.replications` is how many.
+        requests: replayed instead of the scenario's trace, in arrival order.
+        cost: instead of the profile's cost model.
+        jobs: processes to share the replications; their number changes nothing but the time.
+        progress: told after each replication how many are done.
+
+    Raises:
+        ConfigError, TraceError: settings or a trace that cannot be used.
+    """
+    requests = None if requests is None else list(requests)
+    return Run(scenario, requests, cost).replicate(jobs, progress)
+
+
+def replication(
+    scenario: Scenario,
+    profile: Profile,
+    requests: Iterable[Request] | None,
+    cost: CostModel | None,
+    draw: Draw,
+) -> Figures:
+    """The figures of a scenario with what `draw` draws; arguments as those of `Run`."""
+    run = Run(scenario, requests, cost, profile=profile, draw=draw)
+    run.serve()
+    return figures(run.summary())
 
 
 class Run:
@@ -84,21 +142,42 @@ class Run:
         scenario: Scenario,
         requests: Iterable[Request] | None = None,
         cost: CostModel | None = None,
+        *,
+        profile: Profile | None = None,
+        draw: Draw | None = None,
     ) -> None:
-        """Check everything that can be checked before the clock starts."""
-        self.profile = load_profile(scenario.profile)
-        if scenario.model is not None:
-            self.profile.require_model(scenario.model)
+        """Check everything that can be checked before the clock starts.
+
+        Args:
+            scenario: all settings.
+            requests: replayed instead of the scenario's trace; `replicate` goes through them again.
+            cost: instead of the profile's cost model.
+            profile: the scenario's, where it is loaded already.
+            draw: makes the run a replication of another.
+        """
+        if profile is None:
+            profile = load_profile(scenario.profile)
+        profile.require(model=scenario.model)
+        self._draw = draw or the_run_itself(scenario, profile)
+        self.profile = self._draw.profile(profile)
         self.scheduler, self.num_blocks = fitted(scenario, self.profile)
         self.scenario = scenario
-        self.cost: CostModel = cost or self.profile.cost_model(
-            async_scheduling=self.scheduler.async_scheduling
+        self.cost: CostModel = self._draw.cost(
+            cost or self.profile.cost_model(async_scheduling=self.scheduler.async_scheduling)
         )
+        self._replications = (
+            [] if draw else replications(scenario, profile, self.cost, profiled=cost is None)
+        )
+        self._replication = partial(replication, scenario, profile, requests, cost)
+        self._uncertainty: dict[str, Any] = {}
         self.trace: Trace | None = None
         if requests is None:
             self.trace = scenario.trace.open(scenario.seed)
             requests = self.trace
         self._requests = requests
+        self._block_bytes = self.profile.shape.kv_block_bytes(
+            self.profile.kv_dtype, scenario.cache.block_tokens, self.profile.tp
+        )
         self.records: Records
         self.cluster: Cluster
 
@@ -131,27 +210,48 @@ class Run:
             on_arrival=progress,
         )
         for index in range(settings.replicas):
-            scheduler = Scheduler(self.scheduler, scenario.cache, self.num_blocks)
-            cluster.replicas.append(
-                Replica(env, index, scheduler, self.cost, records, cluster.ended)
+            cost = self._draw.noisy(self.cost, self.profile, index)
+            tiers = tiers_of(scenario.offload, self._block_bytes, self.profile.kv_dtype)
+            if tiers is not None:
+                cost = CopyingCost(cost, tiers, self.profile.copies, self._block_bytes)
+            scheduler = Scheduler(
+                self.scheduler,
+                scenario.cache,
+                self.num_blocks,
+                named=tiers is not None,
+                executed=tiers is not None,
+                tiers=tiers,
             )
+            cluster.replicas.append(Replica(env, index, scheduler, cost, records, cluster.ended))
         cluster.serve(self._requests)
         records.flush()
+
+    def replicate(self, jobs: int = 1, progress: Progress | None = None) -> list[Figures]:
+        """The figures of each replication; see the function of this name."""
+        return simulate_all(self._replication, self._replications, jobs, progress)
+
+    def find_intervals(self, jobs: int = 1, progress: Progress | None = None) -> None:
+        """Put intervals on the figures of the run, which has been served, if it is to have any."""
+        if self._replications:
+            replicated = self.replicate(jobs, progress)
+            level = self.scenario.uncertainty.level
+            found = uncertainty(self.summary(), self._replications, replicated, level)
+            self._uncertainty = {"uncertainty": found}
 
     def result(
         self, requests: Callable[[], Any] | None, segments: Callable[[], Any] | None
     ) -> Result:
         """The finished run; `requests` and `segments` make the tables behind its frames."""
-        knows_work = hasattr(self.cost, "work")
         return Result(
             scenario=self.scenario.model_dump(mode="json"),
-            summary=self._summary(),
-            roofline=self.cost if knows_work else None,
+            summary=self.summary() | self._uncertainty,
+            roofline=getattr(self.cost, "roofline", None),
             _requests=requests,
             _segments=segments,
         )
 
-    def _summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
+        """The run in a few dozen numbers, without intervals."""
         records, cluster = self.records, self.cluster
         replicas = len(cluster.replicas)
         duration_ps = records.last_end_ps
@@ -184,11 +284,21 @@ class Run:
                 "mean_occupancy": records.block_ps / (span * usable),
                 "peak_occupancy": records.peak_blocks / usable,
             },
+            "tiers": self._tiers(),
             "utilization": records.busy_ps / span,
             "steps": records.steps,
             "segments": records.segments,
             "warnings": self._warnings(),
         }
+
+    def _tiers(self) -> dict[str, int] | None:
+        """Blocks copied and kept below the GPUs, of all replicas; None without tiers."""
+        each = [
+            replica.scheduler.tiers.summary()
+            for replica in self.cluster.replicas
+            if replica.scheduler.tiers is not None
+        ]
+        return {name: sum(one[name] for one in each) for name in each[0]} if each else None
 
     def _warnings(self) -> list[str]:
         warnings = [
@@ -215,7 +325,9 @@ class Run:
             if self.trace.failed:
                 warnings.append(f"{self.trace.failed:,} failed requests of the trace left out")
         beyond = self.profile.beyond(
-            tokens=self.records.most_tokens, sequences=self.records.most_sequences
+            tokens=self.records.most_tokens,
+            sequences=self.records.most_sequences,
+            context_tokens=self.records.most_context_tokens,
         )
         if beyond:
             warnings.append(beyond)

@@ -113,6 +113,7 @@ class Replica:
 
     def submit(self, seq: Sequence) -> None:
         """Queue a sequence that arrives now."""
+        seq.queued = self._next_call()
         matters = self.scheduler.add(seq)
         if self._batch is None:
             if self._event is None:
@@ -122,6 +123,8 @@ class Replica:
 
     def abort(self, seq: Sequence) -> None:
         """Drop a sequence at the next step boundary."""
+        if seq.queued >= self._env._now:  # the scheduler will not have seen it
+            seq.queued = -1
         self._doomed.append(seq)
         self._interrupted = True
         if self._batch is not None and self._steps > 1:
@@ -171,7 +174,7 @@ class Replica:
             batch = self._batch = None if self._stopped else scheduler.schedule()
             if batch is None:
                 return
-            self._begin(batch, now)
+            self._begin(batch, now, now)
             now = self._busy_until
             if not self._passes(now):
                 return
@@ -209,7 +212,10 @@ class Replica:
                 self._interrupt()
             batch = self._batch = None if self._stopped else scheduler.schedule()
             if batch is not None:
-                self._begin(batch, max(now, self._busy_until))
+                self._begin(batch, now, max(now, self._busy_until))
+                # from rest two batches are scheduled: what comes between them, the second has seen
+                if self._in_flight is None and not self._passes(now):
+                    return
             elif self._in_flight is None:
                 return
 
@@ -231,8 +237,20 @@ class Replica:
         self._doomed = []
         self._interrupted = False
 
-    def _begin(self, batch: Batch, start: int) -> None:
-        """Start a segment at `start`."""
+    def _next_call(self) -> int:
+        """When the scheduler is called next, now or later, however far the segment was foreseen."""
+        now: int = self._env._now
+        if self._batch is None:
+            return now if self._in_flight is None else self._busy_until
+        elapsed = now - self._start
+        if elapsed > 0:
+            steps = steps_to_cover(self._first, self._growth, elapsed)
+        else:  # asynchronous: what was scheduled last has yet to begin
+            steps = 0 if self._asynchronous else 1
+        return self._start + duration_ps(self._first, self._growth, steps)
+
+    def _begin(self, batch: Batch, called: int, start: int) -> None:
+        """Start a segment at `start` that was scheduled at `called`."""
         first, growth, steps = self._cost.progression(batch)
         if batch.horizon < steps:
             steps = batch.horizon
@@ -245,6 +263,7 @@ class Replica:
         if batch.admitted:
             for seq in batch.admitted:
                 if seq.first_scheduled < 0:
+                    seq.admitted = called
                     seq.first_scheduled = start
         if batch.preempted:
             self._preempting()

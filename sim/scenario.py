@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import Field, field_validator, model_validator
 
-from engine.config import CacheSettings, SchedulerSettings
+from engine.config import CacheSettings, OffloadSettings, SchedulerSettings
 from engine.slo import SloSettings
 from sim.router import ROUTERS
 from traces.pipeline import TraceSettings
@@ -75,6 +75,19 @@ class MemorySettings(Settings):
     """Share of the GPU's memory that the engine uses (vLLM's gpu_memory_utilization)."""
 
 
+class UncertaintySettings(Settings):
+    """How far the figures may be off: see sim.uncertainty."""
+
+    replications: int | None = Field(default=None, ge=5)
+    """Runs with other draws, for an interval on every figure; none: no intervals."""
+    level: float = Field(default=0.95, ge=0.5, le=0.99)
+    """Probability that an interval holds the true figure."""
+    noise: bool = True
+    """Replications draw step noise too, if the profile has any."""
+    cost_share: float | None = Field(default=None, gt=0, le=10)
+    """Assumed in place of measured intervals: all step times are known within this share."""
+
+
 class Scenario(Settings):
     """A run: trace, profile, cluster, policies, seed. Equal scenarios give byte-equal results."""
 
@@ -91,7 +104,11 @@ class Scenario(Settings):
     scheduler: SchedulerSettings = SchedulerSettings()
     cache: CacheSettings = CacheSettings()
     memory: MemorySettings = MemorySettings()
+    offload: OffloadSettings = OffloadSettings()
     slo: SloSettings = SloSettings()
+    noise: bool = False
+    """Step times scatter as measured ones did; needs a calibrated profile."""
+    uncertainty: UncertaintySettings = UncertaintySettings()
     warmup_s: float = Field(default=0.0, ge=0)
     """Requests that arrive before this are served, but not counted in the summary."""
     end_s: float | None = Field(default=None, gt=0)
@@ -117,8 +134,8 @@ class Scenario(Settings):
     def _counts_something(self) -> Scenario:
         if self.end_s is not None and self.end_s <= self.warmup_s:
             raise ValueError("end_s must be after warmup_s")
-        if self.scheduler.preemption == "swap":
-            raise ValueError("scheduler.preemption: swap runs on the engine only, for now")
+        if self.scheduler.preemption == "swap" and not self.offload.cpu_bytes:
+            raise ValueError("scheduler.preemption: swap needs room in offload.cpu_bytes")
         return self
 
 

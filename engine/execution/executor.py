@@ -1,5 +1,6 @@
 """Runs the scheduler's steps on a device: plan, copy, compute, tokens back."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -139,11 +140,16 @@ class StepFlight:
         return self._output
 
 
-def load_executor(settings: EngineSettings) -> TorchExecutor:
+Fill = Callable[[KvPool], None]
+"""Puts something into a fresh pool; every rank calls it, so it can be pickled."""
+
+
+def load_executor(settings: EngineSettings, fill: Fill | None = None) -> TorchExecutor:
     """Load a model and everything that runs it.
 
     Arguments:
         settings: what is left open is filled in; see the executor's `settings`.
+        fill: what the KV pool holds at first; None: zeros.
 
     Raises:
         ConfigError: for what the model, the device or its memory cannot do: which setting, its
@@ -155,27 +161,30 @@ def load_executor(settings: EngineSettings) -> TorchExecutor:
     layout_of(settings, shape)
     settings = resolve_budget(settings, shape)
     if settings.tp == 1:
-        runner, settings = _load(settings, None)
+        runner, settings = _load(settings, None, fill)
         return TorchExecutor(runner, settings)
-    followers = Followers(settings.tp, torch.device(settings.device), partial(_follow, settings))
+    life = partial(_follow, settings, fill)
+    followers = Followers(settings.tp, torch.device(settings.device), life)
     try:
         with followers.expected():
-            runner, settings = _load(settings, followers.ranks)
+            runner, settings = _load(settings, followers.ranks, fill)
     except BaseException:
         followers.close()
         raise
     return TorchExecutor(runner, settings, followers)
 
 
-def _follow(settings: EngineSettings, ranks: Ranks) -> None:
+def _follow(settings: EngineSettings, fill: Fill | None, ranks: Ranks) -> None:
     """A follower's life: the leader's steps on its own share of the model."""
-    runner, _ = _load(settings, ranks)
+    runner, _ = _load(settings, ranks, fill)
     while (vector := ranks.receive()) is not None:
         runner.run(Plan.read(vector))
     runner.close()
 
 
-def _load(settings: EngineSettings, ranks: Ranks | None) -> tuple[Runner, EngineSettings]:
+def _load(
+    settings: EngineSettings, ranks: Ranks | None, fill: Fill | None
+) -> tuple[Runner, EngineSettings]:
     """This rank's device half, ready to run, and the settings with its limits."""
     rank = 0 if ranks is None else ranks.rank
     device = torch.device("cpu")
@@ -201,6 +210,8 @@ def _load(settings: EngineSettings, ranks: Ranks | None) -> tuple[Runner, Engine
     sequences, tokens = limits.max_num_seqs, limits.max_num_batched_tokens
     assert sequences is not None and tokens is not None and limits.max_model_len is not None
     pool = KvPool(layout, blocks, device=device, dtype=DTYPES[settings.dtype], rows=sequences + 1)
+    if fill is not None:
+        fill(pool)
     runner = Runner(
         model,
         pool,

@@ -6,6 +6,7 @@ from typing import Any
 
 from engine import units
 from sim.report import theme
+from sim.report.bounds import bounds, fleet_bounds, heading
 
 Summary = Mapping[str, Any]
 
@@ -72,13 +73,15 @@ def answer(summary: Summary) -> str:
 
 
 def setting(summary: Summary) -> str:
-    """What ran, for how long, on what."""
+    """What ran, for how long, on what; what is in brackets below, if anything is."""
     total = summary["requests"]["total"]
-    return escape(
+    text = (
         f"{units.count(total)} request{'s' * (total != 1)} over "
         f"{units.seconds(summary['duration_s'])} of simulated time, profile "
         f"{summary['profile']['name']}"
     )
+    brackets = heading(summary)
+    return escape(f"{text}. In brackets: {brackets}" if brackets else text)
 
 
 def cards(summary: Summary) -> str:
@@ -86,10 +89,14 @@ def cards(summary: Summary) -> str:
     throughput, kv, goodput = summary["throughput"], summary["kv"], summary["goodput"]
     slo = goodput["slo"] if goodput else {}
     made = [
-        _card("Throughput", throughput["requests_per_s"], _split(
-            units.amount(throughput["requests_per_s"], "req/s")),
-            f"{units.amount(throughput['output_tokens_per_s'], 'output tok/s')}"),
-    ]  # fmt: skip
+        _card(
+            "Throughput",
+            throughput["requests_per_s"],
+            _split(units.amount(throughput["requests_per_s"], "req/s")),
+            f"{units.amount(throughput['output_tokens_per_s'], 'output tok/s')}",
+            fleet_bounds(summary, "throughput.requests_per_s"),
+        )
+    ]
     for name, latency in (("P99 TTFT", "ttft_s"), ("P99 TPOT", "tpot_s")):
         value, limit = percentile(summary, latency), slo.get(latency)
         missed = value is not None and limit is not None and value > limit
@@ -98,7 +105,8 @@ def cards(summary: Summary) -> str:
             note = f"median {units.seconds(percentile(summary, latency, 'p50'))}"
         elif value is not None and limit is not None:
             note = f"{'misses' if missed else 'meets'} SLO {units.limit(limit)}"
-        made.append(_card(name, value, _split(units.seconds(value)), note, bad=missed))
+        interval = bounds(summary, f"latency.{latency}.p99")
+        made.append(_card(name, value, _split(units.seconds(value)), note, interval, bad=missed))
     if goodput:
         made.append(
             _card(
@@ -106,6 +114,7 @@ def cards(summary: Summary) -> str:
                 goodput["requests_per_s"],
                 _split(units.amount(goodput["requests_per_s"], "req/s")),
                 f"{units.share(goodput['share'])} within SLO",
+                fleet_bounds(summary, "goodput.requests_per_s"),
             )
         )
     else:
@@ -116,6 +125,7 @@ def cards(summary: Summary) -> str:
             kv["mean_occupancy"],
             _split(units.share(kv["mean_occupancy"])),
             f"peak {units.share(kv['peak_occupancy'])}",
+            fleet_bounds(summary, "kv.mean_occupancy"),
         )
     )
     made.append(
@@ -125,18 +135,32 @@ def cards(summary: Summary) -> str:
             units.significant(summary["gpu_hours"]),
             f"{units.count(summary['gpus'])} GPU{'s' * (summary['gpus'] != 1)}, "
             f"{units.share(summary['utilization'])} busy",
+            fleet_bounds(summary, "gpu_hours"),
         )
     )
     return f'<div class="cards">{"".join(made)}</div>'
 
 
-def _card(label: str, value: float | None, shown: str, note: str, *, bad: bool = False) -> str:
+def _card(
+    label: str,
+    value: float | None,
+    shown: str,
+    note: str,
+    interval: str = "",
+    *,
+    bad: bool = False,
+) -> str:
     exact = "" if value is None else repr(float(value))
     return (
         f'<div class="card" data-label="{label}" data-value="{exact}">'
         f'<div class="label">{label}</div><div class="value">{shown}</div>'
+        f"{_interval(interval)}"
         f'<div class="note{" bad" if bad else ""}">{note}</div></div>'
     )
+
+
+def _interval(text: str) -> str:
+    return f'<div class="interval">{escape(text)}</div>' if text else ""
 
 
 def _split(text: str) -> str:
@@ -145,31 +169,37 @@ def _split(text: str) -> str:
     return f"{number} <small>{unit}</small>" if number else text
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+Cell = str | tuple[str, str]
+"""A text, or a text and the interval under it."""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
     """A table of texts; wider than the screen it scrolls by itself."""
     header = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     return (
         f'<div class="panel scroll"><table><thead><tr>{header}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
 
+def _cell(cell: Cell) -> str:
+    text, interval = (cell, "") if isinstance(cell, str) else cell
+    return f"<td>{escape(text)}{_interval(interval)}</td>"
+
+
 def percentiles(summary: Summary) -> str:
     """Every latency and every statistic of the summary."""
-    rows = [
-        [
-            name,
-            *(
-                units.seconds(statistics[key]) if statistics else units.ABSENT
-                for key in units.STATISTICS
-            ),
+    rows: list[list[Cell]] = []
+    for latency, name in LATENCIES.items():
+        statistics = summary["latency"].get(latency)
+        cells = [
+            (units.seconds(statistics[key]), bounds(summary, f"latency.{latency}.{key}"))
+            if statistics
+            else units.ABSENT
+            for key in units.STATISTICS
         ]
-        for latency, name in LATENCIES.items()
-        for statistics in [summary["latency"].get(latency)]
-    ]
+        rows.append([name, *cells])
     return table(["Latency", *units.STATISTICS.values()], rows)
 
 
@@ -196,24 +226,48 @@ def facts(summary: Summary) -> str:
     """The numbers that are neither latencies nor outcomes."""
     throughput, cache, kv = summary["throughput"], summary["cache"], summary["kv"]
     rows = [
-        ("Prompt tokens", units.amount(throughput["prompt_tokens_per_s"], "tok/s")),
-        ("Output tokens", units.amount(throughput["output_tokens_per_s"], "tok/s")),
-        ("Prefix cache hits", f"{units.share(cache['hit_rate'])} of prompt tokens"),
-        ("Cached blocks evicted", units.count(cache["evicted_blocks"])),
-        ("Preemptions", units.count(summary["preemptions"])),
+        (
+            "Prompt tokens",
+            units.amount(throughput["prompt_tokens_per_s"], "tok/s"),
+            ("throughput.prompt_tokens_per_s",),
+        ),
+        (
+            "Output tokens",
+            units.amount(throughput["output_tokens_per_s"], "tok/s"),
+            ("throughput.output_tokens_per_s",),
+        ),
+        (
+            "Prefix cache hits",
+            f"{units.share(cache['hit_rate'])} of prompt tokens",
+            ("cache.hit_rate",),
+        ),
+        (
+            "Cached blocks evicted",
+            units.count(cache["evicted_blocks"]),
+            ("cache.evicted_blocks",),
+        ),
+        ("Preemptions", units.count(summary["preemptions"]), ("preemptions",)),
         (
             "KV cache of a replica",
             f"{units.count(kv['blocks_per_replica'])} blocks of {kv['block_tokens']} tokens",
+            (),
         ),
         (
             "KV occupancy",
             f"{units.share(kv['mean_occupancy'])} mean, {units.share(kv['peak_occupancy'])} peak",
+            ("kv.mean_occupancy", "kv.peak_occupancy"),
         ),
-        ("Busy", f"{units.share(summary['utilization'])} of replica time"),
+        ("Busy", f"{units.share(summary['utilization'])} of replica time", ("utilization",)),
         (
             "Steps",
             f"{units.count(summary['steps'])} in {units.count(summary['segments'])} segments",
+            ("steps",),
         ),
     ]
-    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
+    items = "".join(
+        f"<div><dt>{name}</dt><dd>{text}"
+        f"{_interval(', '.join(filter(None, (fleet_bounds(summary, one) for one in figures))))}"
+        "</dd></div>"
+        for name, text, figures in rows
+    )
     return f'<div class="panel"><dl class="facts">{items}</dl></div>'

@@ -14,6 +14,7 @@ from engine.atomic import replacing
 from sim.report import fragments
 from sim.report.contract import RunResult
 from sim.report.figures import MISSING, draw
+from sim.report.panels import panel, script_literal
 from sim.report.stylesheet import CSS, SCRIPT
 from sim.report.tenants import tenant_table
 
@@ -96,7 +97,7 @@ def report_html(result: RunResult) -> str:
 </main>
 <script>{get_plotlyjs()}</script>
 <script>
-const FIGURES = {_json(pictures)};
+const FIGURES = {script_literal(pictures)};
 {SCRIPT}</script>
 </body>
 </html>
@@ -112,35 +113,11 @@ def _pictures(result: RunResult, names: tuple[str, ...], pictures: dict[str, go.
     panels = "".join(
         f'<p class="absent">{escape(picture)}</p>'
         if isinstance(picture, str)
-        else _panel(name, picture, wide=len(names) == 1)
+        else panel(name, picture, wide=len(names) == 1)
         for name, picture in drawn.items()
     )
     pictures.update({n: figure for n, figure in drawn.items() if not isinstance(figure, str)})
     return f'<div class="grid">{panels}</div>'
-
-
-def _panel(name: str, picture: go.Figure, *, wide: bool) -> str:
-    """A picture's place on the page: heading, finding, plot, caption."""
-    layout: Any = picture.layout
-    finding = layout.meta["finding"]
-    return (
-        f'<figure class="panel{" wide" if wide else ""}"><h3>{escape(layout.title.text)}</h3>'
-        + (f'<p class="finding">{escape(finding)}</p>' if finding else "")
-        + f'<div id="plot-{name}" style="height: {layout.height}px"></div>'
-        f"<figcaption>{escape(layout.meta['caption'])}</figcaption></figure>"
-    )
-
-
-def _json(pictures: dict[str, go.Figure]) -> str:
-    """Figures as a script literal; headings and captions are in the page already."""
-    parts: list[str] = []
-    for name, picture in pictures.items():
-        content: dict[str, Any] = json.loads(picture.to_json())  # pyright: ignore[reportArgumentType] a string
-        layout = content["layout"]
-        del layout["title"], layout["meta"], layout["height"]
-        parts.append(f"{json.dumps(name)}: {json.dumps(content, separators=(',', ':'))}")
-    # "<" could close the script element, whatever string it stands in
-    return "{" + ",\n".join(parts).replace("<", "\\u003c") + "}"
 
 
 def _counted(summary: Mapping[str, Any]) -> str:

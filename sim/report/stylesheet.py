@@ -28,6 +28,7 @@ nav a:hover {{ text-decoration: underline; }}
 .card .value small {{ font-size: 14px; font-weight: 500; color: var(--muted); }}
 .card .note {{ color: var(--muted); font-size: 13px; line-height: 1.35; }}
 .card .note.bad {{ color: var(--alarm); font-weight: 600; }}
+.interval {{ color: var(--muted); font-size: 12px; white-space: nowrap; }}
 .banner {{ border-radius: 8px; padding: 12px 16px; margin: 16px 0 0; overflow-wrap: anywhere; }}
 .banner.alarm {{ background: var(--alarm); color: white; font-size: 16px; }}
 .banner.alarm b {{ display: block; font-size: 18px; }}

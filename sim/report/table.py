@@ -3,14 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.box import HEAVY
+from rich.box import HEAVY, SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from engine import units
-from engine.tables import latency_table, outcomes_line
+from engine.tables import LATENCIES, latency_table, outcomes_line
+from sim.report.bounds import FIGURES, bounds, fleet_bounds, heading
+
+BOUNDED = {key: units.STATISTICS[key] for key in ("mean", "p50", "p90", "p99")}
+"""Statistics whose intervals find room in 80 columns."""
 
 
 def summary_table(summary: Mapping[str, Any]) -> Group:
@@ -34,6 +38,7 @@ def summary_table(summary: Mapping[str, Any]) -> Group:
         gap,
         _fleet(summary),
         outcomes_line(summary),
+        *_intervals(summary),
     )
 
 
@@ -86,5 +91,42 @@ def _fleet(summary: Mapping[str, Any]) -> Table:
     grid.add_column(style="dim", width=13)
     grid.add_column()
     for one, other in zip(left, right, strict=True):
+        grid.add_row(*one, *other)
+    return grid
+
+
+def _intervals(summary: Mapping[str, Any]) -> list[RenderableType]:
+    """How far the figures may be off, if the run knows."""
+    said = heading(summary)
+    if not said:
+        return []
+    latencies, fleet = _latency_intervals(summary), _fleet_intervals(summary)
+    return [Text(), Text(said, style="bold"), latencies, Text(), fleet]
+
+
+def _latency_intervals(summary: Mapping[str, Any]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, header_style="bold")
+    table.add_column("latency", no_wrap=True, min_width=7)
+    for name in BOUNDED.values():
+        table.add_column(name, justify="right", no_wrap=True)
+    for latency, name in LATENCIES.items():
+        cells = (bounds(summary, f"latency.{latency}.{key}") or units.ABSENT for key in BOUNDED)
+        table.add_row(name, *cells)
+    return table
+
+
+def _fleet_intervals(summary: Mapping[str, Any]) -> Table:
+    rows = [
+        (name, text)
+        for figure, (name, _) in FIGURES.items()
+        if (text := fleet_bounds(summary, figure))
+    ]
+    half = -(-len(rows) // 2)
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(style="dim", width=13)
+    grid.add_column(width=23)
+    grid.add_column(style="dim", width=13)
+    grid.add_column()
+    for one, other in zip(rows[:half], [*rows[half:], ("", "")], strict=False):
         grid.add_row(*one, *other)
     return grid

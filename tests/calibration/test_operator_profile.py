@@ -15,6 +15,7 @@ from calibration.operator_profile import (
     write_tables,
 )
 from calibration.operators import SkewTable, operator_cost
+from calibration.profiles import load_profile
 from tests.calibration.test_operators import tables
 from tests.calibration.test_roofline import batch_of
 from traces.errors import ConfigError
@@ -38,10 +39,14 @@ def test_what_is_written_is_read(tmp_path: Path, written):
 
 def test_settings_give_the_cost_of_their_tables(tmp_path: Path):
     write_tables(tables(), tmp_path / "t.parquet")
-    settings = OperatorSettings(kind="operators", tables="t.parquet", host_step_s=5e-4)
+    (tmp_path / "p.yaml").write_text(
+        "name: p\nmeasured: true\nprovenance: made up\nmodel: llama-3.1-8b\ngpu: a100-80\n"
+        "cost: {kind: operators, tables: t.parquet, host_step_s: 5.0e-4}\n"
+    )
+    profile = load_profile(tmp_path / "p.yaml")
     step = batch_of(3, 90, [(20, 4)])
     for overlap in (True, False):
-        cost = settings.cost_model(tmp_path, async_scheduling=overlap)
+        cost = profile.cost_model(async_scheduling=overlap)
         same = operator_cost(tables(), VLLM_GRAPHS, 0.0, 5e-4, 8e-6, overlap)
         assert cost.progression(step) == same.progression(step)
 

@@ -115,6 +115,71 @@ def test_an_answer_cut_short_is_said(kvcast: Run):
     assert "2 finished, 1 truncated" in out
 
 
+# ---- uncertainty
+
+
+ASSUMED = ("--trace", "good.csv", "--set", "uncertainty.cost_share=0.1")
+
+
+@pytest.mark.parametrize(
+    ("stated", "runs"),
+    [
+        (("--uncertainty", *ASSUMED), 20),
+        ((*ASSUMED, "--uncertainty"), 20),
+        (("--uncertainty", "7", *ASSUMED), 7),
+        (("--uncertainty=8", "--jobs", "2", *ASSUMED), 8),
+        (("--set", "uncertainty.replications=5", *ASSUMED), 5),
+    ],
+)
+def test_uncertainty_may_be_stated_with_or_without_a_number(
+    kvcast: Run, stated: tuple[str, ...], runs: int
+):
+    write(good_csv=GOOD)
+    code, out, err = kvcast("replay", *stated, "--out", "out")
+    assert (code, err) == (0, "")
+    assert f"95 % intervals, {runs} replications: all step times, assumed known within" in out
+    assert json.loads(Path("out/summary.json").read_text())["uncertainty"]["replications"] == runs
+    assert kvcast("replay", "out/scenario.yaml", "--out", "again")[0] == 0
+    for name in FILES:
+        assert (Path("out") / name).read_bytes() == (Path("again") / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("stated", "says"),
+    [
+        (
+            ["--uncertainty", "4"],
+            "command line: uncertainty.replications: must be at least 5, got 4",
+        ),
+        (
+            ["--uncertainty=x"],
+            "command line: uncertainty.replications: must be a whole number, got 'x'",
+        ),
+        (["--uncertainty", "x"], "x: cannot be read: No such file or directory"),
+        (
+            ["--set", "noise=true"],
+            "noise: profile h200-llama-3.1-8b has no measured scatter of step times to draw from;"
+            " expected a calibrated profile, or noise: false",
+        ),
+    ],
+)
+def test_uncertainty_that_cannot_be(kvcast: Run, tmp_path: Path, stated: list[str], says: str):
+    assert refused(kvcast("replay", "--out", "out", *stated)) == says
+    assert below(tmp_path) == set()
+
+
+def test_replications_need_a_process(kvcast: Run):
+    said = refused(kvcast("replay", "--uncertainty", "--jobs", "0"))
+    assert said.startswith("Invalid value for '--jobs'")
+
+
+def test_a_profile_without_intervals_says_what_to_do(kvcast: Run):
+    said = refused(kvcast("replay", "--uncertainty", "--profile", "analytic:h200/llama-3.1-8b"))
+    assert said.startswith("uncertainty: profile analytic:h200/llama-3.1-8b: ")
+    assert "no intervals" in said
+    assert said.endswith("or state how well step times are known: uncertainty.cost_share")
+
+
 # ---- traces
 
 

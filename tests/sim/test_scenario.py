@@ -18,6 +18,7 @@ from sim.scenario import (
     ClusterSettings,
     MemorySettings,
     Scenario,
+    UncertaintySettings,
     load_scenario,
     scenario_of,
 )
@@ -67,6 +68,13 @@ scenarios = st.builds(
     ),
     memory=st.builds(MemorySettings, num_blocks=maybe(st.integers(2, 10**6))),
     slo=st.builds(SloSettings, ttft_s=maybe(seconds), tpot_s=maybe(seconds)),
+    noise=st.booleans(),
+    uncertainty=st.builds(
+        UncertaintySettings,
+        replications=maybe(st.integers(5, 100)),
+        level=st.floats(0.5, 0.99),
+        cost_share=maybe(st.floats(0.01, 10)),
+    ),
     warmup_s=st.floats(0, 100),
     end_s=maybe(st.floats(101, 1e6)),
 )
