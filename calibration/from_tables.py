@@ -32,9 +32,9 @@ FORMATS: Final[Mapping[str, Format]] = {
     "AIConfigurator": Format(
         aiconfigurator.recognised,
         aiconfigurator.read,
-        ("model_name", "gpu", "tp", "weight_dtype", "kv_dtype"),
+        ("model_name", "gpu", "tp", "weight_dtype", "kv_dtype", "framework", "version"),
     ),
-    "Vidur": Format(vidur.recognised, vidur.read, ("model_name", "gpu", "tp")),
+    "Vidur": Format(vidur.recognised, vidur.read, ("model_name", "gpu", "tp", "network")),
 }
 
 
@@ -52,7 +52,7 @@ def profile_from_tables(
     Args:
         folder: of a format in FORMATS, which is recognised.
         out: the profile's YAML file.
-        asked: what the tables leave open: model_name, gpu, tp, weight_dtype, kv_dtype.
+        asked: what the tables leave open; see `Format.takes`.
         memory_bytes: of a GPU that has no data sheet here.
         settings: of OperatorSettings, such as graph_sizes and host_step_s.
         command: what the user typed, for the record.
