@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from calibration.devices import StatedDevice
+from calibration.devices import stated_or_known
 from calibration.evidence import Experiment, Validity
-from calibration.hardware import gpu
 from calibration.imports import aiconfigurator, llmservingsim, vidur
 from calibration.imports.bundle import Bundle
 from calibration.operator_profile import OperatorSettings, write_tables
@@ -68,7 +67,7 @@ def profile_from_tables(
             "measured": True,
             "provenance": f"step times composed from operators: {bundle.source}",
             "model": bundle.model,
-            **_device(bundle.gpu, memory_bytes),
+            **stated_or_known(bundle.gpu, memory_bytes),
             "tp": bundle.tp,
             "weight_dtype": bundle.weight_dtype,
             "kv_dtype": bundle.kv_dtype,
@@ -111,12 +110,3 @@ def _read(folder: Path, asked: Mapping[str, Any]) -> Bundle:
         return one.read(folder, **asked)
     known = ", ".join(FORMATS)
     raise ConfigError(f"{folder}: holds no operator tables of a known format; known: {known}")
-
-
-def _device(name: str, memory_bytes: int | None) -> dict[str, Any]:
-    try:
-        return {"gpu": gpu(name).name}
-    except ConfigError as unknown:
-        if memory_bytes is None:
-            raise ConfigError(f"{unknown}; or state its memory (--memory 96GB)") from unknown
-        return {"device": StatedDevice(name=name, memory_bytes=memory_bytes)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from calibration.costs import CostModel
 from calibration.kernels import captured_size
@@ -19,6 +19,7 @@ from calibration.operators import (
     operator_cost,
 )
 from traces.errors import ConfigError
+from traces.settings import Settings
 
 if TYPE_CHECKING:
     from calibration.profiles import Profile
@@ -41,10 +42,8 @@ VLLM_GRAPHS: Final = tuple(sorted({captured_size(tokens) for tokens in range(1, 
 """Sizes of CUDA graphs that vLLM captures by default."""
 
 
-class OperatorSettings(BaseModel):
+class OperatorSettings(Settings):
     """Cost composed from operator tables: calibration.operators."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["operators"]
     tables: str = Field(min_length=1)

@@ -5,13 +5,16 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
+from typer.core import TyperCommand
 
+from calibration.calibrate_cli import calibrate
 from calibration.cli import profile_app
 from engine.cli import engine_app
 from sim.replay import Progress
+from sim.validate_cli import validate
 from traces.cli import trace_app
 from traces.errors import KvcastError
 
@@ -24,9 +27,15 @@ app = typer.Typer(
 app.add_typer(trace_app, name="trace")
 app.add_typer(profile_app, name="profile")
 app.add_typer(engine_app, name="engine")
+app.command()(calibrate)
+app.command()(validate)
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+
+UNCERTAINTY: Final = "--uncertainty"
+REPLICATIONS: Final = "20"
+"""Of a replay whose --uncertainty states no number."""
 
 
 def _show_version(asked: bool) -> None:
@@ -47,7 +56,20 @@ def kvcast(
     """KV cache forecast: how many GPUs, which policy, what latency, on this traffic?"""
 
 
-@app.command()
+class ReplayCommand(TyperCommand):
+    """A command whose --uncertainty may stand alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, a number put after a bare --uncertainty: Typer knows no such option."""
+        stated: list[str] = []
+        for argument, following in zip(args, [*args[1:], ""], strict=True):
+            stated.append(argument)
+            if argument == UNCERTAINTY and not following.isdecimal():
+                stated.append(REPLICATIONS)
+        return super().parse_args(ctx, stated)
+
+
+@app.command(cls=ReplayCommand)
 def replay(
     scenario: Annotated[
         Path | None, typer.Argument(help="Scenario YAML; the defaults if not given.")
@@ -76,6 +98,17 @@ def replay(
         list[str] | None,
         typer.Option("--set", help="Any setting, such as scheduler.max_num_seqs=256; repeatable."),
     ] = None,
+    replications: Annotated[
+        str | None,
+        typer.Option(
+            UNCERTAINTY,
+            metavar="[N]",
+            help=f"Intervals on all figures, from N replications ({REPLICATIONS} if not stated).",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Processes that share the replications.")
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the report, tables and scenario.")
     ] = None,
@@ -101,15 +134,21 @@ def replay(
         "preset": preset,
         "seed": number(seed),
         "slo": parse_slo(slo) if slo is not None else None,
+        "uncertainty": {"replications": number(replications)},
     }
     if op:
         options["trace"]["operations"] = [parse_operation(one).model_dump() for one in op]
     settings = load_scenario(scenario, set_ or (), given(options))
     console = Console()
-    with _progress() as progress:
+    with _progress(settings.uncertainty.replications) as seen:
         if out is None:
             result = replay_in_memory(
-                settings, keep_requests=False, keep_segments=False, progress=progress
+                settings,
+                keep_requests=False,
+                keep_segments=False,
+                progress=seen.arrived,
+                replicated=seen.replicated,
+                jobs=jobs,
             )
         else:
             result = replay_to_folder(
@@ -118,7 +157,9 @@ def replay(
                 keep_requests=requests,
                 keep_segments=segments,
                 report=report,
-                progress=progress,
+                progress=seen.arrived,
+                replicated=seen.replicated,
+                jobs=jobs,
             )
     console.print(summary_table(result.summary))
     if out is not None:
@@ -126,25 +167,35 @@ def replay(
         console.print(f"{out}: {written}", markup=False, highlight=False)
 
 
+class Seen(NamedTuple):
+    """Who is told how far a replay has come; nobody where the output is a file."""
+
+    arrived: Progress | None = None
+    replicated: Progress | None = None
+
+
 @contextmanager
-def _progress() -> Generator[Progress | None]:
-    """A counter of requests on a terminal; nothing where the output is a file."""
+def _progress(replications: int | None) -> Generator[Seen]:
+    """Counters of requests and of replications, if there are any, on a terminal."""
     from rich.console import Console
     from rich.progress import Progress as Bar
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield None
+        yield Seen()
         return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.completed:,.0f} requests replayed"),
-        TimeElapsedColumn(),
-    )
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("replay", total=None)
-        yield lambda arrivals: bar.update(task, completed=arrivals)
+        task = bar.add_task("0 requests replayed")
+
+        def arrived(count: int) -> None:
+            bar.update(task, description=f"{count:,} requests replayed")
+
+        def replicated(count: int) -> None:
+            bar.update(task, description=f"{count} of {replications} replications")
+
+        yield Seen(arrived, replicated)
 
 
 def main() -> None:

@@ -125,10 +125,21 @@ def read_run(path: Path) -> ServedRun:
 
 
 def to_requests(run: ServedRun) -> list[Request]:
-    """The run as a trace, in order of arrival; request_id is that of `run.requests`."""
+    """The run as a trace, in order of arrival; request_id is that of `run.requests`.
+
+    A request arrives when the engine's scheduler got it, where the log knows: what comes before
+    (network, tokenisation, the way to the engine's process) is not simulated. Else as it was sent.
+    """
+    import polars as pl
+
     hashes = run.prefix_hashes or [()] * len(run.requests)
-    columns = ("request_id", "arrival_s", "prompt_tokens", "output_tokens")
-    return [
+    rows = run.requests.select(
+        "request_id",
+        pl.coalesce("queued_s", "arrival_s"),
+        "prompt_tokens",
+        "output_tokens",
+    )
+    requests = [
         Request(
             request_id,
             arrival_s,
@@ -139,9 +150,10 @@ def to_requests(run: ServedRun) -> list[Request]:
             hashed_tokens=min(len(chain) * run.hash_tokens, prompt_tokens),
         )
         for (request_id, arrival_s, prompt_tokens, output_tokens), chain in zip(
-            run.requests.select(columns).iter_rows(), hashes, strict=True
+            rows.iter_rows(), hashes, strict=True
         )
     ]
+    return sorted(requests, key=lambda request: request.arrival_s)
 
 
 # ---- files

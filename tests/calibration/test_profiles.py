@@ -86,9 +86,9 @@ def test_what_is_no_profile_is_refused(name: str):
 
 def test_a_profile_of_another_model_is_refused():
     profile = load_profile("h200-llama-3.1-8b")
-    profile.require_model("meta-llama/Llama-3.1-8B")
+    profile.require(model="meta-llama/Llama-3.1-8B")
     with pytest.raises(ConfigError, match=r"is of model llama-3\.1-8b; asked for qwen3-8b"):
-        profile.require_model("qwen3-8b")
+        profile.require(model="qwen3-8b")
 
 
 def test_the_command_line_lists_and_shows():

@@ -224,17 +224,17 @@ def test_all_reduce_formulas():
 
 def test_the_place_on_the_roofline():
     features = ([64, 0], [64 * 1024, 0], [0, 2048], [0, 2048], [0, 2048 * 2049 // 2], [64, 1])
-    flops, moved = LLAMA.work(*features)
+    flops, moved = LLAMA.roofline.work(*features)
     intensity = flops / moved
-    ridge = LLAMA.peak_flops_per_s / LLAMA.memory_bytes_per_s
+    ridge = LLAMA.roofline.peak_flops_per_s / LLAMA.roofline.memory_bytes_per_s
     assert intensity[0] < ridge < intensity[1]  # decodes wait for memory, prefills for compute
     assert flops[1] == pytest.approx(2 * 7.0e9 * 2048, rel=0.05)
     seconds = [
         LLAMA.progression(batch_of(64, 64 * 1024, []))[0] / 1e12,
         LLAMA.progression(batch_of(0, 0, [(2048, 0)]))[0] / 1e12,
     ]
-    assert (flops / seconds < LLAMA.peak_flops_per_s).all()
-    assert (moved / seconds < LLAMA.memory_bytes_per_s).all()
+    assert (flops / seconds < LLAMA.roofline.peak_flops_per_s).all()
+    assert (moved / seconds < LLAMA.roofline.memory_bytes_per_s).all()
 
 
 def test_settings_change_what_they_name():

@@ -86,8 +86,10 @@ def test_every_request_ends_once_and_none_begins_before_it_arrives(
         if asked.prompt_tokens >= 400:
             assert outcome == "rejected"
             assert (row["scheduled"], row["finish"], row["generated_tokens"]) == (-1, -1, 0)
+            assert (row["queued"], row["admitted"]) == (-1, -1)
             continue
-        assert row["arrival"] < row["scheduled"] < row["first_token"] <= row["finish"]
+        assert row["arrival"] < row["queued"] <= row["admitted"] <= row["scheduled"]
+        assert row["scheduled"] < row["first_token"] <= row["finish"]
         room = 400 - asked.prompt_tokens
         assert outcome == ("truncated" if room < asked.output_tokens else "finished")
         assert row["generated_tokens"] == min(room, asked.output_tokens)

@@ -1,0 +1,1 @@
+"""How well the simulator foretells what a real engine did: figures, pictures, a page."""
