@@ -132,7 +132,8 @@ def served_and_foretold(settings: ReplaySettings, profile: Path, folder: Path) -
     replay(settings, folder)
     real = of_engine(folder)
     scenario = scenario_of({**real.settings, "profile": str(profile)})
-    cost = load_profile(profile).cost_model(async_scheduling=False)
+    asynchronous = settings.scheduler.async_scheduling
+    cost = load_profile(profile).cost_model(async_scheduling=asynchronous)
     speed = own_speed(folder, cost)
     alike = validate(scenario, real, cost=SLOWER[type(cost)](cost, speed))
     return {

@@ -79,6 +79,7 @@ class OperatorSettings(Settings):
             self.host_step_s,
             self.host_sequence_s,
             async_scheduling if overlap is None else overlap,
+            profile.arithmetic,
         )
 
 

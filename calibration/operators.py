@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.costs import PICOSECONDS
+from calibration.arithmetic import Arithmetic
+from calibration.costs import PICOSECONDS, larger
 from engine.batch import Batch
 
 Times = NDArray[np.float64]
@@ -168,12 +169,14 @@ class OperatorCost:
     host_step_s: float
     host_sequence_s: float
     overlap: bool
+    roofline: Arithmetic | None
+    """The work of steps, where the device's ceilings are known."""
     _tokens_ps: dict[int, int] = field(compare=False, repr=False)
     _rows_ps: dict[int, int] = field(compare=False, repr=False)
     _knots_ps: dict[int, tuple[list[int], list[int]]] = field(compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Callable[..., "OperatorCost"], tuple[Any, ...]]:
-        host = (self.host_step_s, self.host_sequence_s, self.overlap)
+        host = (self.host_step_s, self.host_sequence_s, self.overlap, self.roofline)
         return operator_cost, (self.tables, self.graph_sizes, self.step_s, *host)
 
     def progression(self, batch: Batch) -> tuple[int, int, int]:
@@ -198,11 +201,7 @@ class OperatorCost:
         host = self._host_ps(batch.sequences)
         if not self.overlap:
             return first + host, growth, steps
-        if first >= host:
-            return first, growth, steps
-        if growth > 0:
-            steps = min(steps, (host - first) // growth + 1)
-        return host, 0, steps
+        return larger(first, growth, host, 0, steps)
 
     def explain(self, batch: Batch) -> dict[str, float]:
         """Parts of the batch's next step in seconds; their sum is its duration."""
@@ -317,6 +316,7 @@ def operator_cost(
     host_step_s: float = 0.0,
     host_sequence_s: float = 0.0,
     overlap: bool = True,
+    roofline: Arithmetic | None = None,
 ) -> OperatorCost:
     """Build the cost model.
 
@@ -328,10 +328,10 @@ def operator_cost(
         host_step_s: CPU time of a step.
         host_sequence_s: the same for each sequence.
         overlap: the CPU prepares a step while the one before runs.
+        roofline: the work of steps, where the device's ceilings are known.
     """
-    return OperatorCost(
-        tables, graph_sizes, step_s, host_step_s, host_sequence_s, overlap, {}, {}, {}
-    )
+    host = (host_step_s, host_sequence_s, overlap)
+    return OperatorCost(tables, graph_sizes, step_s, *host, roofline, {}, {}, {})
 
 
 def filled(times: Times, grid: tuple[tuple[int, ...], ...]) -> Times:

@@ -63,6 +63,7 @@ def slower_operators(cost: OperatorCost, factor: float) -> OperatorCost:
         factor * cost.host_step_s,
         factor * cost.host_sequence_s,
         cost.overlap,
+        cost.roofline,
     )
 
 

@@ -38,7 +38,7 @@ def seconds(value: float | None) -> str:
 def limit(value: float) -> str:
     """A duration that somebody chose, without digits they did not give: 1 s, 30 ms, 2.5 min."""
     if value >= 120:
-        return f"{value / 3600:g} h" if value >= 7200 else f"{value / 60:g} min"
+        return f"{value / 3600:.4g} h" if value >= 7200 else f"{value / 60:.4g} min"
     for size, unit in _SECONDS:
         if value >= 0.9995 * size:
             return f"{round(value / size, 6):g} {unit}"
