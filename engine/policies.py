@@ -39,6 +39,5 @@ def least_important(running: dict[Sequence, None]) -> Sequence:
 VICTIM: dict[str, Callable[[dict[Sequence, None]], Sequence]] = {
     "fcfs": last_admitted,
     "priority": least_important,
-    "shortest-prefill": last_admitted,
 }
 """Who is preempted when a running sequence finds no block, by the order of service."""

@@ -69,7 +69,7 @@ class Scheduler:
             self._budget = UNLIMITED
         self._watermark: int = int(settings.watermark * num_blocks)
         self._in_arrival_order: bool = ORDER[settings.order] is None
-        self._victim = VICTIM[settings.order]
+        self._victim = VICTIM.get(settings.order, VICTIM["fcfs"])
         self._named: bool = named
         self._executed: bool = executed
         self.tiers: Tiers | None = tiers
