@@ -26,10 +26,10 @@ import polars as pl
 import torch
 
 from benchmarks.engine_cpu import weights
-from calibration.calibrate import calibrate
 from calibration.costs import CostModel
+from calibration.fitting.prediction import predicted_s
 from calibration.imports.engine_steps import read_engine_steps
-from calibration.prediction import predicted_s
+from calibration.measuring.calibrate import calibrate
 from calibration.profiles import load_profile
 from calibration.slower import SLOWER
 from engine.config import EngineSettings
@@ -183,7 +183,7 @@ def accuracy(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         profile = folder / f"smollm2-{seed}.yaml"
         settings = EngineSettings.model_validate({"model": str(weights()), **ENGINE})
         calibration = calibrate(settings, profile, asked.budget, seed=seed, fresh=True)
-        fit = calibration.fit.report.model_dump(mode="json")
+        fit = calibration.fitting.fit.report.model_dump(mode="json")
         print(f"run {seed}: held out {fit['all']}", flush=True)
         loads: dict[str, Any] = {}
         for place, (name, spec) in enumerate(LOADS.items()):

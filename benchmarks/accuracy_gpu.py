@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from benchmarks.accuracy_cpu import served_and_foretold
 from benchmarks.engine_gpu import LLAMA, TINY
-from calibration.calibrate import calibrate
+from calibration.measuring.calibrate import calibrate
 from engine.config import EngineSettings
 from engine.replay import replay
 from engine.serve import ReplaySettings

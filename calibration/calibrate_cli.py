@@ -10,9 +10,9 @@ import typer
 from traces.errors import ConfigError
 
 if TYPE_CHECKING:
-    from calibration.calibrate import Calibration
     from calibration.evidence import FitReport
     from calibration.from_logs import Described
+    from calibration.measuring.calibrate import Calibration
 
 INTERRUPTED: Final = 130
 
@@ -92,9 +92,9 @@ def calibrate(
     """Measure what an engine's steps take and fit a profile, which the simulator then uses."""
     from rich.console import Console
 
-    from calibration.calibrate import calibrate as calibrate_engine
-    from calibration.calibrate import part_of
     from calibration.from_logs import Described
+    from calibration.measuring.calibrate import calibrate as calibrate_engine
+    from calibration.measuring.calibrate import part_of
     from engine.config import EngineSettings
     from engine.progress import counting
     from traces.options import given, number

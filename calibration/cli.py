@@ -59,7 +59,7 @@ def show_profile(
     if profile.note:
         console.print(f"note: {profile.note}", markup=False)
     if out is not None:
-        from calibration.profile_page import write_page
+        from calibration.showing.page import write_page
 
         console.print(f"wrote {write_page(name, profile, out)}", markup=False)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calibration.devices import stated_or_known
 from calibration.evidence import Experiment
-from calibration.fit import Fit, fit_steps
-from calibration.fit_requests import RequestFit, fit_requests
+from calibration.fitting.fit import Fit, fit_steps
+from calibration.fitting.requests import RequestFit, fit_requests
 from calibration.imports.engine_steps import read_engine_steps
 from calibration.imports.forward_pass import read_forward_pass
 from calibration.imports.iteration_log import read_iteration_log
@@ -49,7 +49,7 @@ def profile_from_steps(
         command: what the user typed, for the record.
 
     Raises:
-        ConfigError: see the importers and calibration.fit.fit_steps.
+        ConfigError: see the importers and calibration.fitting.fit.fit_steps.
     """
     steps, without = _steps(log)
     fit = fit_steps(steps, without=without, async_scheduling=asynchronous)
@@ -80,7 +80,7 @@ def profile_from_requests(
         command: what the user typed, for the record.
 
     Raises:
-        ConfigError: see the importer and calibration.fit_requests.
+        ConfigError: see the importer and calibration.fitting.requests.
     """
     runs = [read_run(log) for log in logs]
     fit = fit_requests(runs, seed=seed)

@@ -58,7 +58,7 @@ class IterationLog:
     steps: pl.DataFrame
     """As calibration.steps has them; features that nobody knows are 0 throughout."""
     unidentified: tuple[str, ...]
-    """Terms of calibration.fitted that these steps cannot tell: `without` of calibration.fit."""
+    """Terms of calibration.fitted that these steps cannot tell: `without` of `fit_steps`."""
     skipped_lines: int
     """Lines of other content."""
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from calibration.conditions import Host
 from calibration.fitted import ABSENT, FittedCost, FittedSettings, fitted_cost
-from calibration.prediction import step_batch
+from calibration.fitting.prediction import step_batch
+from calibration.measuring.conditions import Host
 from engine.config import EngineSettings, SchedulerSettings
 from engine.loading import LoadedModel
 from engine.sequence import Sequence

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from calibration.fitted import FittedSettings, GraphSettings, fitted_cost
-from calibration.prediction import FEATURES, predicted_s
+from calibration.fitting.prediction import FEATURES, predicted_s
 from calibration.steps import step_frame
 
 GPU: dict[str, Any] = {

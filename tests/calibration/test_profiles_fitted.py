@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from calibration.cli import profile_app
 from calibration.evidence import Experiment
-from calibration.fit import Fit, fit_steps
 from calibration.fitted import FittedCost, FittedSettings
+from calibration.fitting.fit import Fit, fit_steps
 from calibration.profile_files import load_steps, save_profile, steps_beside
 from calibration.profiles import Profile, load_profile, shipped_profiles
 from tests.calibration.steps import GPU, GRAPHS, design, timed

@@ -22,7 +22,7 @@ from calibration.fitted import (
     fitted_cost,
     rounded,
 )
-from calibration.leastsquares import (
+from calibration.fitting.leastsquares import (
     CONDITION,
     Estimate,
     Problem,
@@ -31,10 +31,9 @@ from calibration.leastsquares import (
     estimate_from,
     point_rows,
 )
-from calibration.noise import Noise, noise_of
-from calibration.outliers import mark_odd_steps, mark_repeats
-from calibration.prediction import kind_of_step, predicted_s
-from calibration.regressors import (
+from calibration.fitting.outliers import mark_odd_steps, mark_repeats
+from calibration.fitting.prediction import kind_of_step, predicted_s
+from calibration.fitting.regressors import (
     DEVICE_TERMS,
     HOST_TERMS,
     checked,
@@ -44,7 +43,8 @@ from calibration.regressors import (
     refuse_unidentified,
     variants,
 )
-from calibration.tokencurve import curved
+from calibration.fitting.tokencurve import curved
+from calibration.noise import Noise, noise_of
 from traces.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def fit_steps(
         without: terms not to fit (names in calibration.fitted.TERMS).
 
     Raises:
-        ConfigError: a row that cannot be (see calibration.regressors.checked), or terms that these
-            steps cannot tell: which, and what to measure.
+        ConfigError: a row that cannot be (see calibration.fitting.regressors.checked), or terms
+            that these steps cannot tell: which, and what to measure.
     """
     if unknown := [term for term in without if term not in TERMS]:
         raise ConfigError(f"without: {unknown[0]!r} is unknown; known: {', '.join(TERMS)}")

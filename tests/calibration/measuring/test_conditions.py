@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from calibration import conditions
-from calibration.conditions import (
+from calibration.measuring.conditions import (
     cpu_name,
     cpu_sample,
     disturbance,

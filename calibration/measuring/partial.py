@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import yaml
 
-from calibration.campaign import Visit
-from calibration.design import Point
-from calibration.measure import Step
+from calibration.measuring.campaign import Visit
+from calibration.measuring.design import Point
+from calibration.measuring.measure import Step
 from engine.atomic import replacing
 from traces.errors import ConfigError
 

@@ -36,7 +36,7 @@ def write_page(name_or_path: str | Path, profile: Profile, out: Path) -> Path:
         )
     from plotly.offline import get_plotlyjs
 
-    from calibration.profile_figures import pictures
+    from calibration.showing.figures import pictures
 
     drawn = pictures(profile, steps)
     figures = "".join(

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from calibration.design import Point
+from calibration.measuring.design import Point
 from engine.config import CacheSettings, EngineSettings, OffloadSettings, SchedulerSettings
 from engine.llm import Clock, LLMEngine
 from engine.metrics import PICOSECONDS

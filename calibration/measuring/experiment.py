@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from calibration.campaign import FITTED, PROBE, SERVING_SHARE, STAGES, Campaign, Visit
-from calibration.conditions import Host, Sample, said
-from calibration.design import Limits, Point, ladders
-from calibration.measure import Bench, plainly
-from calibration.partial import Partial
-from calibration.serving import Workload, serve
+from calibration.measuring.campaign import FITTED, PROBE, SERVING_SHARE, STAGES, Campaign, Visit
+from calibration.measuring.conditions import Host, Sample, said
+from calibration.measuring.design import Limits, Point, ladders
+from calibration.measuring.measure import Bench, plainly
+from calibration.measuring.partial import Partial
+from calibration.measuring.serving import Workload, serve
 from calibration.steps import step_frame
 from engine.config import EngineSettings
 from engine.llm import Clock

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.design import Limits, Point, space_filling
-from calibration.measure import Bench
+from calibration.measuring.design import Limits, Point, space_filling
+from calibration.measuring.measure import Bench
 from tests.calibration.engines import TRUTH, HandClock, Lawful, lawful_settings
 
 LIMITS = Limits(

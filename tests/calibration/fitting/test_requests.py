@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from calibration.costs import CostModel, LinearCost
-from calibration.decode_timeline import chunk_contexts
-from calibration.fit_requests import MEASURE, TERMS, RequestFit, fit_requests
+from calibration.fitting.decode_timeline import chunk_contexts
+from calibration.fitting.requests import MEASURE, TERMS, RequestFit, fit_requests
 from calibration.imports.requests import ServedRun, read_run
 from calibration.noise import Noise, NoisyCost
 from engine.config import CacheSettings, SchedulerSettings

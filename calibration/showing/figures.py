@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from calibration.arithmetic import Arithmetic
 from calibration.fitted import FittedSettings
-from calibration.prediction import FEATURES, kind_of_step, predicted_s
+from calibration.fitting.prediction import FEATURES, kind_of_step, predicted_s
 from calibration.profiles import Profile
 from engine import units
 from engine.shapes import linear_bytes

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.design import (
+from calibration.measuring.design import (
     FACTOR,
     Limits,
     Point,

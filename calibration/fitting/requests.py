@@ -1,8 +1,8 @@
 """A linear step cost from request logs alone, without a simulator and without step times.
 
-calibration.decode_timeline says how many steps lay between the tokens of a log, and so over which
-sums of steps a request's decode time goes. Of these the cost (calibration.costs.LinearCost) is the
-robust least-squares solution without negative coefficients:
+calibration.fitting.decode_timeline says how many steps lay between the tokens of a log, and so over
+which sums of steps a request's decode time goes. Of these the cost (calibration.costs.LinearCost)
+is the robust least-squares solution without negative coefficients:
 
     finish - first token = step_s x steps + prefill_token_s x prompt tokens computed meanwhile
                          + decode_s x tokens decoded + context_token_s x tokens attended to
@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from calibration.cost_settings import LinearSettings
-from calibration.decode_timeline import (
+from calibration.fitted import Coefficient
+from calibration.fitting.decode_timeline import (
     LEAST_TOKENS,
     Floats,
     even_steps,
@@ -36,7 +37,6 @@ from calibration.decode_timeline import (
     sums_of,
     timeline_of,
 )
-from calibration.fitted import Coefficient
 from traces.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.fitted import Curve, rounded
-from calibration.leastsquares import Estimate, Problem, covariance, estimate_from
+from calibration.fitting.leastsquares import Estimate, Problem, covariance, estimate_from
 
 Numbers = NDArray[np.float64]
 

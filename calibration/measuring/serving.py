@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from calibration.measure import Step, timed_step
+from calibration.measuring.measure import Step, timed_step
 from engine.config import EngineSettings
 from engine.llm import Clock, LLMEngine
 from engine.metrics import PICOSECONDS
@@ -42,7 +42,7 @@ def serve(
 
     Args:
         executor: at rest.
-        settings: resolved; see calibration.measure.plainly.
+        settings: resolved; see calibration.measuring.measure.plainly.
         clock: of the executor's steps.
         workload: who asks for what.
         seconds: after which nothing more is begun.

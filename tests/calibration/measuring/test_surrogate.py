@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from calibration.design import Limits, space_filling
 from calibration.fitted import fitted_cost
-from calibration.prediction import step_batch
-from calibration.surrogate import fit_surrogate
+from calibration.fitting.prediction import step_batch
+from calibration.measuring.design import Limits, space_filling
+from calibration.measuring.surrogate import fit_surrogate
 from tests.calibration.engines import PS, TRUTH
 
 LIMITS = Limits(

@@ -8,13 +8,13 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from calibration.conditions import Host, disturbance, host_of
-from calibration.experiment import ASYNCHRONOUS, Experiment, Tell, frame_of
-from calibration.fit import Fit, fit_steps
-from calibration.partial import Partial
+from calibration.fitting.fit import Fit, fit_steps
+from calibration.measuring.conditions import Host, disturbance, host_of
+from calibration.measuring.experiment import ASYNCHRONOUS, Experiment, Tell, frame_of
+from calibration.measuring.partial import Partial
+from calibration.measuring.publish import errors_of, evidence_of, profile_of
 from calibration.profile_files import save_profile
 from calibration.profiles import Profile
-from calibration.publish import errors_of, evidence_of, profile_of
 from engine.config import EngineSettings
 from engine.llm import Clock, WallClock
 from engine.loading import Load, load_model

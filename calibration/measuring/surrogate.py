@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.design import Features
+from calibration.measuring.design import Features
 
 Matrix = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.regressors import alike
+from calibration.fitting.regressors import alike
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,7 +30,7 @@ MAD_TO_DEVIATION: Final = 1.4826
 
 
 def mark_repeats(steps: pl.DataFrame) -> pl.DataFrame:
-    """Mark steps far from the median of their repeats (see calibration.regressors.alike).
+    """Mark steps far from the median of their repeats (see calibration.fitting.regressors.alike).
 
     Distances are relative and measured in robust standard deviations: those of the step's own
     repeats or of all repeats, whichever are larger, as the spread of a few is known badly.

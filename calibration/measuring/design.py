@@ -1,6 +1,6 @@
 """Which steps to measure: probes that find out how far the budget reaches, a space-filling set.
 
-What is chosen after that is chosen by what has been measured: calibration.experiment.
+What is chosen after that is chosen by what has been measured: calibration.measuring.experiment.
 """
 
 from collections.abc import Iterator

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from calibration.fit import Fit, fit_steps
 from calibration.fitted import fitted_cost
-from calibration.prediction import predicted_s
+from calibration.fitting.fit import Fit, fit_steps
+from calibration.fitting.prediction import predicted_s
 from tests.calibration.steps import GPU, GRAPHS, design, timed
 from traces.errors import ConfigError
 

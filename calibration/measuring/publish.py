@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from calibration.conditions import Host, summary_of
 from calibration.copies import CopySettings
 from calibration.devices import StatedDevice
 from calibration.evidence import Experiment as Evidence
-from calibration.experiment import Experiment
-from calibration.fit import Fit
 from calibration.fitted import fitted_cost
+from calibration.fitting.fit import Fit
+from calibration.fitting.prediction import predicted_s
 from calibration.hardware import gpu, model, model_cards
-from calibration.prediction import predicted_s
+from calibration.measuring.conditions import Host, summary_of
+from calibration.measuring.experiment import Experiment
 from calibration.profiles import Profile
 from engine.config import EngineSettings
 from engine.loading import LoadedModel

@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from calibration.campaign import CHOSEN, Visit
-from calibration.design import Point
-from calibration.measure import Step
-from calibration.partial import EXPERIMENT, VISITS, Partial
+from calibration.measuring.campaign import CHOSEN, Visit
+from calibration.measuring.design import Point
+from calibration.measuring.measure import Step
+from calibration.measuring.partial import EXPERIMENT, VISITS, Partial
 from traces.errors import ConfigError
 
 IDENTITY = {"device": "Toy", "seed": 1, "engine": {"dtype": "fp32", "scheduler": {"n": 4}}}

@@ -4,10 +4,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from calibration.calibrate import calibrate
-from calibration.campaign import STAGES
-from calibration.conditions import Host
-from calibration.partial import VISITS
+from calibration.measuring.calibrate import calibrate
+from calibration.measuring.campaign import STAGES
+from calibration.measuring.conditions import Host
+from calibration.measuring.partial import VISITS
 from calibration.profiles import load_profile
 from calibration.steps import STEP_FRAME
 from engine.loading import LoadedModel

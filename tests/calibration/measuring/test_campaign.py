@@ -4,7 +4,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from calibration.campaign import (
+from calibration.fitted import fitted_cost
+from calibration.fitting.prediction import step_batch
+from calibration.measuring.campaign import (
     CHOSEN,
     FILLING,
     LEAST_STEPS,
@@ -15,10 +17,8 @@ from calibration.campaign import (
     Campaign,
     Visit,
 )
-from calibration.design import Limits
-from calibration.fitted import fitted_cost
-from calibration.measure import Step
-from calibration.prediction import step_batch
+from calibration.measuring.design import Limits
+from calibration.measuring.measure import Step
 from tests.calibration.engines import PS, TRUTH
 
 LIMITS = Limits(

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.fitted import TERMS
-from calibration.leastsquares import CONDITION, CONTESTS, Problem, condition
-from calibration.prediction import FEATURES
+from calibration.fitting.leastsquares import CONDITION, CONTESTS, Problem, condition
+from calibration.fitting.prediction import FEATURES
 from calibration.steps import STEP_FRAME
 from traces.errors import ConfigError
 

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from calibration.design import (
+from calibration.measuring.design import (
     FACTOR,
     Limits,
     Point,
@@ -33,8 +33,8 @@ from calibration.design import (
     ladders,
     space_filling,
 )
-from calibration.measure import Step
-from calibration.surrogate import Surrogate, fit_surrogate
+from calibration.measuring.measure import Step
+from calibration.measuring.surrogate import Surrogate, fit_surrogate
 
 PROBE: Final = "probe"
 FILLING: Final = "space-filling"
@@ -67,7 +67,7 @@ NEW_EVERY: Final = 3
 RUNGS: Final = 3
 """Of each ladder, less of a shorter one, that have to be climbed to tell what its axis costs."""
 AXES: Final = ("prefill tokens", "decodes", "contexts of decodes", "contexts before prefills")
-"""What the ladders of calibration.design are for."""
+"""What the ladders of calibration.measuring.design are for."""
 
 SAFETY: Final = 2.0
 """Times the budget that a few small steps let expect to be enough."""

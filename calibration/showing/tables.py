@@ -11,7 +11,7 @@ from calibration.costs import PICOSECONDS
 from calibration.devices import StatedDevice
 from calibration.evidence import HeldOutError
 from calibration.fitted import Coefficient, FittedSettings
-from calibration.prediction import step_batch
+from calibration.fitting.prediction import step_batch
 from calibration.profiles import Profile
 from engine import units
 from engine.shapes import linear_bytes

@@ -1,0 +1,1 @@
+"""From measured steps to coefficients, with intervals and honest errors."""

@@ -1,0 +1,1 @@
+"""Designed steps run on the engine, within a budget."""
