@@ -41,7 +41,7 @@ def show_profile(
     ] = None,
 ) -> None:
     """Show a profile's step times, its memory and where its numbers are from."""
-    from calibration import profile_tables as tables
+    from calibration.showing import tables
 
     profile = load_profile(name)
     shown = [tables.steps_table(profile)]
@@ -67,7 +67,7 @@ def show_profile(
 @profile_app.command("compare")
 def compare_profiles(one: Name, other: Name) -> None:
     """Show step times of two profiles side by side, and which fitted coefficients differ."""
-    from calibration import profile_tables as tables
+    from calibration.showing import tables
 
     first, second = load_profile(one), load_profile(other)
     console = Console()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from calibration import conditions
+from calibration.measuring import conditions
 from calibration.measuring.conditions import (
     cpu_name,
     cpu_sample,
