@@ -90,8 +90,8 @@ TURNS: dict[str, Any] = {
 PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "evict least recently used, against first in first out": (
         TURNS,
-        merged(TIGHT, {"num_blocks": 120, "cache": {"eviction": "fifo"}}),
-        merged(TIGHT, {"num_blocks": 120, "cache": {"eviction": "lru"}}),
+        merged(TIGHT, {"num_blocks": 90, "cache": {"eviction": "fifo"}}),
+        merged(TIGHT, {"num_blocks": 90, "cache": {"eviction": "lru"}}),
     ),
     "swap preempted sequences, against computing them anew": (
         CROWD,
@@ -151,11 +151,6 @@ def own_speed(folder: Path, cost: CostModel) -> float:
     return float(steps["time_s"].sum() / predicted_s(cost, steps).sum())
 
 
-def figure(found: dict[str, Any], name: str, side: str) -> float:
-    """One figure of the real or the simulated side."""
-    return found["validation"]["figures"][name][side]
-
-
 def row(name: str, twice: list[dict[str, Any]]) -> str:
     """A line of errors: as foretold, at the run's own speed; and between the two runs."""
     told: list[str] = []
@@ -165,15 +160,29 @@ def row(name: str, twice: list[dict[str, Any]]) -> str:
             for one in twice
             for which in ("validation", "validation_at_own_speed")
         ]
-        again = 100 * (figure(twice[1], key, "real") / figure(twice[0], key, "real") - 1)
+        first, second = (one["validation"]["figures"][key]["real"] for one in twice)
+        again = 100 * (second / first - 1)
         told.append(f"{key} {pairs[0]}/{pairs[1]}, {pairs[2]}/{pairs[3]} % (runs {again:+.1f} %)")
     return f"{name}: " + "; ".join(told)
 
 
-def gain(base: list[dict[str, Any]], other: list[dict[str, Any]], side: str, name: str) -> float:
+def gain(
+    base: list[dict[str, Any]], other: list[dict[str, Any]], key: str, which: str, side: str
+) -> float:
     """By which factor `other` is better (less) than `base` in a figure of the real or simulated."""
-    before, after = (sum(figure(one, name, side) for one in runs) for runs in (base, other))
+    before, after = (
+        sum(one[which]["figures"][key][side] for one in runs) for runs in (base, other)
+    )
     return before / after
+
+
+def calibrated(asked: argparse.Namespace, profile: Path, seed: int) -> tuple[Path, dict[str, Any]]:
+    """A new profile, and how well it fits."""
+    settings = EngineSettings.model_validate({"model": str(weights()), **ENGINE})
+    calibration = calibrate(settings, profile, asked.budget, seed=seed, fresh=True)
+    fit = calibration.fit.report.model_dump(mode="json")
+    print(f"{profile.stem}: held out {fit['all']}", flush=True)
+    return profile, fit
 
 
 def accuracy(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
@@ -199,9 +208,10 @@ def accuracy(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     return runs
 
 
-def policies(asked: argparse.Namespace, folder: Path, profile: Path) -> dict[str, Any]:
-    """Each pair of policies, served in turns, and foretold."""
+def policies(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Each pair of policies, served in turns, and foretold from a calibration of its own."""
     found: dict[str, Any] = {}
+    profile = calibrated(asked, folder / "policies.yaml", 1000)[0]
     for place, (name, (spec, *pair)) in enumerate(PAIRS.items()):
         trace = made_trace(spec, asked.policy_seconds, 1000 + place, folder)
         runs: tuple[list[dict[str, Any]], ...] = ([], [])
@@ -212,12 +222,17 @@ def policies(asked: argparse.Namespace, folder: Path, profile: Path) -> dict[str
                 served_and_foretold(settings, profile, folder / f"pair-{place}-{turn}")
             )
         gains = {
-            key: {side: gain(*runs, side, key) for side in ("real", "simulated")}
+            key: {
+                "measured": gain(*runs, key, "validation", "real"),
+                "foretold": gain(*runs, key, "validation", "simulated"),
+                "at_own_speed": gain(*runs, key, "validation_at_own_speed", "simulated"),
+            }
             for key in ("ttft.mean", "e2e.mean", "e2e.p95")
         }
         found[name] = {"base": runs[0], "other": runs[1], "gains": gains}
         told = ", ".join(
-            f"{key} x{one['real']:.3f} measured, x{one['simulated']:.3f} foretold"
+            f"{key} x{one['measured']:.3f} measured, x{one['foretold']:.3f} foretold,"
+            f" x{one['at_own_speed']:.3f} at the runs' own speeds"
             for key, one in gains.items()
         )
         print(f"{name}: {told}", flush=True)
@@ -254,7 +269,7 @@ def main() -> None:
             },
             "settings": ENGINE,
             "runs": runs,
-            "policies": policies(asked, folder, folder / "smollm2-0.yaml"),
+            "policies": policies(asked, folder),
         }
     if asked.out is not None:
         asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
