@@ -272,7 +272,10 @@ def main() -> None:
             "policies": policies(asked, folder),
         }
     if asked.out is not None:
-        asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(found, indent=1) + "\n"
+        for place in (folder, weights().parent):  # names of files say enough
+            text = text.replace(f"{place}/", "")
+        asked.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def evidence_of(
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         device=machine.device,
         command=command,
-        engine=settings.model_dump(mode="json"),
+        engine=settings.model_dump(mode="json") | {"model": Path(settings.model).name},
         versions=dict(machine.versions),
         points=points,
         repeats=max(1, round(steps / points)),

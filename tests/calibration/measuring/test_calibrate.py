@@ -112,6 +112,7 @@ def test_the_profile_says_what_it_rests_on(laboratory):
     assert experiment.points == done.points and experiment.repeats and experiment.repeats > 1
     assert experiment.taken_s == pytest.approx(20.0, rel=0.05)
     assert experiment.engine["scheduler"]["max_num_seqs"] == 64
+    assert "/" not in experiment.engine["model"]
     assert "blocks of 16 tokens" in read.note
     assert read.stated_device is not None and read.stated_device.name == "Toy 1000"
 
