@@ -14,10 +14,12 @@ then becomes a piece of its own. Hence:
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from engine.decoding import DecodeSet
-from engine.eviction import EvictionPolicy
+from engine.eviction.protocol import CacheView, EvictionPolicy, Future
+from engine.moment import Moment
 from engine.prefix import NO_HIT, Hit, Piece, PrefixIndex
 from engine.sequence import FINISHED, Sequence
 from engine.tiers import Tiers
@@ -30,7 +32,9 @@ class BlockManager:
     """Which sequence holds how many blocks (or which, if named), and the prefix cache."""
 
     __slots__ = (
+        "_begin",
         "_begun",
+        "_expired",
         "_hashless",
         "_names",
         "_reserved",
@@ -52,8 +56,11 @@ class BlockManager:
         usable: int,
         block_tokens: int,
         decodes: DecodeSet,
-        eviction: EvictionPolicy,
+        eviction: Callable[[CacheView], EvictionPolicy],
         *,
+        moment: Moment | None = None,
+        context_tokens: int = 0,
+        future: Future | None = None,
         caching: bool = True,
         named: bool = False,
         lag: int = 0,
@@ -66,7 +73,10 @@ class BlockManager:
             usable: blocks of the pool, without vLLM's null block.
             block_tokens: tokens of KV a block holds.
             decodes: knows how far decoding sequences are.
-            eviction: which unreferenced piece goes first.
+            eviction: makes the policy that says which unreferenced piece goes first.
+            moment: the time.
+            context_tokens: see CacheView.
+            future: see CacheView.
             caching: keep computed blocks for later requests with the same prefix.
             named: give each block a number (1..usable), for an executor.
             lag: tokens of a decoding sequence that are scheduled but not known (asynchronous: 1).
@@ -76,7 +86,17 @@ class BlockManager:
         self.usable: int = usable
         self.block_tokens: int = block_tokens
         self.prefix: PrefixIndex = PrefixIndex(block_tokens, decodes, lag)
-        self.eviction: EvictionPolicy = eviction
+        view = CacheView(
+            usable,
+            block_tokens,
+            prefix=self.prefix,
+            moment=moment,
+            context_tokens=context_tokens,
+            future=future,
+        )
+        self.eviction: EvictionPolicy = eviction(view)
+        self._begin: Any = getattr(self.eviction, "begin", None)
+        self._expired: Any = getattr(self.eviction, "expired", None)
         self.caching: bool = caching
         self.named: bool = named
         self.tiers: Tiers | None = tiers
@@ -115,11 +135,26 @@ class BlockManager:
         """The longest cached prefix of `seq`; one of its `known_tokens` at least is left out."""
         if not self.caching or not (seq.shared_blocks or seq.kept):
             return NO_HIT
+        if self._expired is not None:
+            self._give_up_expired()
         limit = (known_tokens - 1) // self.block_tokens
         hit = self.prefix.walk(seq, limit)
         if self.tiers is not None:
             hit.below = self.tiers.reach(seq, hit.blocks, limit, self.prefix)
         return hit
+
+    def _give_up_expired(self) -> None:
+        piece = self._expired()
+        while piece is not None:
+            blocks = piece.end - piece.start
+            self.evicted += blocks
+            if self.named:
+                self._names.extend(piece.names)
+                piece.names = []
+            else:
+                self._hashless += blocks
+            self._shrink(piece, blocks)
+            piece = self._expired()
 
     # ---- reserve
 
@@ -137,13 +172,17 @@ class BlockManager:
             seq.table = []
         if hit.pieces:
             self._reference(seq, hit)
+        piece = Piece(hit.blocks, hit.blocks, seq)
+        if self._begin is not None and self.caching:
+            if hit.blocks < seq.shared_blocks:
+                piece.key = self.prefix.key(seq, hit.blocks)
+            self._begin(piece)
         if blocks > hit.blocks:
             if self.tiers is None:
                 self.take(seq, blocks - hit.blocks)
             else:
                 self._take_filled(seq, hit, blocks, self.tiers)
         if self.caching:
-            piece = Piece(hit.blocks, hit.blocks, seq)
             self._begun += 1
             piece.born = self._begun
             piece.is_open = True
@@ -195,18 +234,18 @@ class BlockManager:
 
     def _evict(self, blocks: int) -> None:
         self.evicted += blocks
-        eviction = self.eviction
         while blocks:
-            piece = eviction.victim()
-            size = piece.end - piece.start
-            if blocks < size:
-                piece.end -= blocks
-                return
-            blocks -= size
-            piece.end = piece.start
-            eviction.remove(piece)
-            if piece.indexed:
-                self.prefix.drop(piece)
+            piece = self.eviction.victim()
+            cut = min(blocks, piece.end - piece.start)
+            self._shrink(piece, cut)
+            blocks -= cut
+
+    def _shrink(self, piece: Piece, blocks: int) -> None:
+        """Forget the content of a piece's last blocks."""
+        piece.end -= blocks
+        self.eviction.evicted(piece, blocks)
+        if piece.end == piece.start and piece.indexed:
+            self.prefix.drop(piece)
 
     def _evict_named(self) -> int:
         piece = self.eviction.victim()
@@ -231,6 +270,7 @@ class BlockManager:
                     self.eviction.replace(piece, tail)
                 self.free -= stop - piece.start
             piece.refs += 1
+            piece.hits += 1
             seq.held += (piece,)
             if self.named:
                 seq.table.extend(piece.names)
@@ -244,6 +284,9 @@ class BlockManager:
         right.refs = piece.refs
         right.right = piece.right
         right.born = piece.born
+        right.hits = piece.hits
+        right.rank = piece.rank
+        right.segment = piece.segment
         piece.right = right
         piece.end = at
         if piece.is_open:
@@ -386,7 +429,7 @@ class BlockManager:
                 if seq.status != FINISHED:
                     seq.kept += (piece,)
                 elif not self.named:
-                    piece.owner = None
+                    piece.lost = True
             self._queue(piece)
         else:
             self.prefix.drop(piece)

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from engine.named import known_policy
 from traces.settings import Settings, known_name
 
 
@@ -45,7 +46,7 @@ class SchedulerSettings(Settings):
     def _known_order(cls, name: str) -> str:
         from engine.policies import ORDER
 
-        return known_name("policy", name, ORDER)
+        return known_policy("policy", name, ORDER)
 
     @model_validator(mode="after")
     def _check(self) -> "SchedulerSettings":
@@ -73,7 +74,7 @@ class CacheSettings(Settings):
     def _known_eviction(cls, name: str) -> str:
         from engine.eviction import EVICTION
 
-        return known_name("policy", name, EVICTION)
+        return known_policy("policy", name, EVICTION)
 
     @model_validator(mode="after")
     def _check(self) -> "CacheSettings":

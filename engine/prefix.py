@@ -23,14 +23,18 @@ class Piece:
         "before",
         "born",
         "end",
+        "hits",
         "indexed",
         "is_open",
         "key",
         "later",
+        "lost",
         "names",
         "owner",
+        "rank",
         "refs",
         "right",
+        "segment",
         "start",
     )
 
@@ -39,20 +43,27 @@ class Piece:
         self.end: int = end
         """While open: maintained only if its owner is contested, else derived from its progress."""
         self.owner: Sequence | None = owner
-        """The sequence that computed it; None: nobody can hit it any more, it only has a place in
-        the eviction order."""
+        """The sequence that computed it."""
+        self.lost: bool = False
+        """Nobody can hit it any more, it only has a place in the eviction order."""
         self.refs: int = 1
         self.is_open: bool = False
         """Its owner is still computing at its end."""
         self.indexed: bool = False
-        self.key: int = 0
-        """Under which it is in the index, if it is."""
+        self.key: int = -1
+        """Of its first block's content, if others may have it: its place in the index."""
         self.later: Piece | None = None
         """The next copy of its first block's content."""
         self.right: Piece | None = None
         """What was split off its end: sequences that held both reach it from here."""
         self.born: int = 0
         """When it was begun, as a rank among its like."""
+        self.hits: int = 0
+        """Times that others hit it."""
+        self.rank: float = 0.0
+        """The eviction policy's own."""
+        self.segment: int = -1
+        """The eviction policy's own; -1: it has not seen the piece."""
         self.before: Piece | None = None
         """Neighbour in the eviction order."""
         self.after: Piece | None = None

@@ -14,6 +14,8 @@ from engine.blocks import BlockManager
 from engine.config import CacheSettings, SchedulerSettings
 from engine.decoding import DecodeSet
 from engine.eviction import EVICTION
+from engine.moment import Moment
+from engine.named import chosen
 from engine.policies import ORDER, VICTIM
 from engine.prefix import NO_HIT
 from engine.sequence import FINISHED, RUNNING, WAITING, Sequence
@@ -74,13 +76,16 @@ class Scheduler:
         self._executed: bool = executed
         self.tiers: Tiers | None = tiers
         self._swap: bool = settings.preemption == "swap"
+        self.moment: Moment = Moment()
+        """The time; set before `add` and `schedule` by whoever calls them."""
         contiguous = cache.allocation == "contiguous"
         self.decodes: DecodeSet = DecodeSet(cache.block_tokens, paged=not contiguous)
         self.blocks: BlockManager = BlockManager(
             num_blocks - 1,
             cache.block_tokens,
             self.decodes,
-            EVICTION[cache.eviction](),
+            chosen("eviction policy", cache.eviction, EVICTION),
+            moment=self.moment,
             caching=cache.prefix_caching,
             named=named,
             lag=1 if settings.async_scheduling else 0,

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from engine.config import OffloadSettings
-from engine.eviction import EVICTION, EvictionPolicy
+from engine.eviction import eviction_policy
+from engine.eviction.protocol import CacheView, EvictionPolicy
 from engine.prefix import Piece, PrefixIndex
 from engine.sequence import Sequence
 from engine.work import CPU, DISK, GPU, TIERS, Move, Place
@@ -88,7 +89,8 @@ class Tier:
         if len(self._pieces) == self._pinned:
             return None
         piece = self._eviction.victim()
-        self._eviction.remove(piece)
+        piece.end = piece.start
+        self._eviction.evicted(piece, 1)
         del self._pieces[piece.key]
         return piece
 
@@ -120,7 +122,11 @@ class Tiers:
         """
         rooms = ((CPU, settings.cpu_bytes), (DISK, settings.disk_bytes))
         self.tiers: list[Tier] = [
-            Tier(level, size // block_bytes, EVICTION[settings.eviction]())
+            Tier(
+                level,
+                size // block_bytes,
+                eviction_policy(settings.eviction, CacheView(size // block_bytes)),
+            )
             for level, size in rooms
             if size >= block_bytes
         ]

@@ -12,7 +12,8 @@ from traces.errors import ConfigError
 
 _SHOWN_CHARACTERS = 60
 
-_UNKNOWN_NAME: Final = "unknown_name"
+UNKNOWN_NAME: Final = "unknown_name"
+"""Type of a validator's error whose message says everything."""
 
 _SAID: Final = {
     "greater_than": "must be above {gt:g}",
@@ -149,7 +150,7 @@ def config_error(error: ValidationError, where: str) -> ConfigError:
 
 def _said(error: ErrorDetails) -> str:
     kind, msg = error["type"], error["msg"]
-    if kind == _UNKNOWN_NAME:
+    if kind == UNKNOWN_NAME:
         return msg
     if kind in _SAID:
         said = _SAID[kind].format(**error.get("ctx", {}))
@@ -165,7 +166,7 @@ def known_name(what: str, name: str, known: Collection[str]) -> str:
         near = get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise PydanticCustomError(
-            _UNKNOWN_NAME,
+            UNKNOWN_NAME,
             "unknown {what} '{name}'; {hint}known: {known}",
             {"what": what, "name": name, "hint": hint, "known": ", ".join(known)},
         )

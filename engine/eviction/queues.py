@@ -1,33 +1,9 @@
-"""What leaves the prefix cache first."""
+"""First in, first out: by when a piece was freed, or by when it was computed."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from engine.prefix import Piece
-
-
-class EvictionPolicy(Protocol):
-    """Keeps the pieces nobody references and says which to shrink next, always from its tail."""
-
-    def push(self, piece: Piece) -> None:
-        """`piece` lost its last reference."""
-        ...
-
-    def remove(self, piece: Piece) -> None:
-        """`piece` was hit, or is evicted whole."""
-        ...
-
-    def replace(self, piece: Piece, tail: Piece) -> None:
-        """`tail` was split off `piece`, which is about to be hit; it takes the place of it."""
-        ...
-
-    def victim(self) -> Piece:
-        """The piece to evict from; there is one."""
-        ...
+from engine.eviction.protocol import CacheView
+from engine.prefix import Piece
 
 
 class LeastRecentlyFreed:
@@ -38,9 +14,7 @@ class LeastRecentlyFreed:
 
     __slots__ = ("_ends",)
 
-    def __init__(self) -> None:
-        from engine.prefix import Piece
-
+    def __init__(self, view: CacheView) -> None:
         ends = Piece(0, 0, None)
         ends.before = ends.after = ends
         self._ends: Piece = ends
@@ -50,9 +24,11 @@ class LeastRecentlyFreed:
         ends = self._ends
         last = ends.before
         assert last is not None
-        if piece.owner is None and last.owner is None and last is not ends:
-            last.end += piece.end - piece.start
-            return
+        if piece.lost:
+            if last.lost:
+                last.end += piece.end - piece.start
+                return
+            piece.owner = None
         last.after = piece
         piece.before = last
         piece.after = ends
@@ -65,6 +41,11 @@ class LeastRecentlyFreed:
         before.after = after
         after.before = before
         piece.before = piece.after = None
+
+    def evicted(self, piece: Piece, blocks: int) -> None:
+        """Take `piece` out once it is empty."""
+        if piece.end == piece.start:
+            self.remove(piece)
 
     def replace(self, piece: Piece, tail: Piece) -> None:
         """Put `tail` where `piece` stands."""
@@ -90,7 +71,7 @@ class FirstComputed:
 
     __slots__ = ("_count", "_heap", "_pushes")
 
-    def __init__(self) -> None:
+    def __init__(self, view: CacheView) -> None:
         self._heap: list[tuple[int, int, int, Piece]] = []
         self._pushes: dict[Piece, int] = {}
         self._count: int = 0
@@ -105,6 +86,11 @@ class FirstComputed:
         """Take `piece` out."""
         del self._pushes[piece]
 
+    def evicted(self, piece: Piece, blocks: int) -> None:
+        """Take `piece` out once it is empty."""
+        if piece.end == piece.start:
+            self.remove(piece)
+
     def replace(self, piece: Piece, tail: Piece) -> None:
         """Queue `tail`, which is as old, and take `piece` out."""
         self.remove(piece)
@@ -116,9 +102,3 @@ class FirstComputed:
         while self._pushes.get(heap[0][3]) != heap[0][2]:
             heappop(heap)
         return heap[0][3]
-
-
-EVICTION: dict[str, Callable[[], EvictionPolicy]] = {
-    "lru": LeastRecentlyFreed,
-    "fifo": FirstComputed,
-}
