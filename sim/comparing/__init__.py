@@ -1,0 +1,1 @@
+"""Settings compared on the same requests and the same luck: cells, pairs, verdicts, pictures."""
