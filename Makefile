@@ -6,9 +6,12 @@ ENGINE := .venv/.engine
 
 # Modules that `make compile` turns into C with mypyc; the rest stays Python.
 CORE := engine/sequence.py engine/batch.py engine/decoding.py engine/prefix.py \
-        engine/moment.py engine/eviction/protocol.py engine/eviction/queues.py engine/blocks.py engine/policies.py engine/waiting.py \
+        engine/moment.py engine/eviction/protocol.py engine/eviction/ranked.py \
+        engine/eviction/queues.py engine/blocks.py engine/demand.py engine/policies.py \
+        engine/waiting.py engine/order/victims.py \
         engine/scheduler.py calibration/costs.py \
-        sim/clock.py sim/records.py sim/replica.py sim/router.py sim/cluster.py
+        sim/clock.py sim/records.py sim/replica.py \
+        sim/routing/loads.py sim/routing/index.py sim/cluster.py
 PACKAGES := traces engine calibration sim
 COMPILED := build/compiled
 SOURCES := $(shell find $(PACKAGES) -type f -not -path '*/__pycache__/*')

@@ -36,15 +36,21 @@ class BlockManager:
         "_begun",
         "_expired",
         "_hashless",
+        "_hit",
+        "_looked_up",
         "_names",
         "_reserved",
+        "_strands",
+        "_together",
         "block_tokens",
         "caching",
         "contested",
         "copies",
+        "early",
         "evicted",
         "eviction",
         "free",
+        "listener",
         "named",
         "prefix",
         "tiers",
@@ -97,6 +103,12 @@ class BlockManager:
         self.eviction: EvictionPolicy = eviction(view)
         self._begin: Any = getattr(self.eviction, "begin", None)
         self._expired: Any = getattr(self.eviction, "expired", None)
+        self._strands: bool = not getattr(self.eviction, "leaf_first", False)
+        """A piece may go before those that continue it, which then cannot be hit."""
+        if self._strands:
+            self.prefix.count_starts()
+        self._hit: Any = getattr(self.eviction, "hit", None)
+        self._together: Any = getattr(self.eviction, "together", None)
         self.caching: bool = caching
         self.named: bool = named
         self.tiers: Tiers | None = tiers
@@ -108,6 +120,13 @@ class BlockManager:
         """Blocks registered so far whose content another block held already."""
         self.contested: int = 0
         """Running sequences whose registration is looked up block by block."""
+        self.listener: Any = None
+        """Told of content that comes and goes (see sim.routing.index); None: nobody is."""
+        self.early: dict[Sequence, Sequence] = {}
+        """Waiting sequences whose blocks are loaded already, each with the one that stands for it
+        and holds them."""
+        self._looked_up: Sequence | None = None
+        """For whom was last seen what has expired, until it is admitted."""
         self._reserved: int = reserved
         self._begun: int = 0
         """Pieces begun since the start."""
@@ -135,7 +154,10 @@ class BlockManager:
         """The longest cached prefix of `seq`; one of its `known_tokens` at least is left out."""
         if not self.caching or not (seq.shared_blocks or seq.kept):
             return NO_HIT
-        if self._expired is not None:
+        if self._expired is not None and seq is not self._looked_up:
+            # a head of the queue that waits for blocks is looked up at each step that is taken,
+            # however many are taken at once: only the first time counts
+            self._looked_up = seq
             self._give_up_expired()
         limit = (known_tokens - 1) // self.block_tokens
         hit = self.prefix.walk(seq, limit)
@@ -158,6 +180,11 @@ class BlockManager:
 
     # ---- reserve
 
+    def fits(self, hit: Hit, tokens: int, watermark: int) -> bool:
+        """Whether there are blocks for `tokens` tokens beyond the hit, and `watermark` more."""
+        more = max(self.blocks_for(tokens) - hit.blocks, 0)
+        return more + hit.evictable + watermark <= self.free
+
     def admit(self, seq: Sequence, hit: Hit, tokens: int, whole: int, watermark: int) -> bool:
         """Give a waiting sequence its hit and blocks up to `tokens`, if `whole` tokens would fit.
 
@@ -165,13 +192,17 @@ class BlockManager:
         up. Returns False, and changes nothing, if they and `watermark` more are not free.
         """
         blocks = self.blocks_for(tokens)
-        most = self.blocks_for(whole) if whole > tokens else blocks
-        if max(most - hit.blocks, 0) + hit.evictable + watermark > self.free:
+        if not self.fits(hit, max(whole, tokens), watermark):
+            if self._strands and hit.evictable:
+                hit.rival = seq  # the hit may lose more than is evicted: look again each step
             return False
+        self._looked_up = None
         if self.named:
             seq.table = []
         if hit.pieces:
             self._reference(seq, hit)
+        if self.tiers is not None:
+            self.tiers.need(seq.table)
         piece = Piece(hit.blocks, hit.blocks, seq)
         if self._begin is not None and self.caching:
             if hit.blocks < seq.shared_blocks:
@@ -190,17 +221,22 @@ class BlockManager:
             if hit.blocks < seq.shared_blocks:
                 self.prefix.insert(piece, self.prefix.key(seq, hit.blocks))
                 if hit.rival is not None:
-                    self._contest(hit.rival)
+                    self._contest_all(piece)
             if self.named:
                 seq.contested_until = ALWAYS
             elif hit.copied or hit.rival is not None or self._may_be_overtaken(seq, hit):
                 seq.contested_until = max(seq.shared_blocks, hit.blocks + 1)
+            elif self._strands and self.evicted:
+                seq.contested_until = self._stranded_until(seq, hit)
             if seq.contested_until:
                 self.contested += 1
+            if self.listener is not None:
+                self.listener.begun(seq, hit.blocks)
         return True
 
     def _take_filled(self, seq: Sequence, hit: Hit, blocks: int, tiers: Tiers) -> None:
         """Take the blocks past a hit and have those copied up that are there below."""
+        tiers.count(seq, hit, self.block_tokens)
         tiers.pin(hit.below)
         self.take(seq, blocks - hit.blocks)
         loaded = hit.blocks + len(hit.below)
@@ -213,6 +249,17 @@ class BlockManager:
     def _may_be_overtaken(self, seq: Sequence, hit: Hit) -> bool:
         """Whether a contested sequence may lag behind what `seq` hits, and yet get ahead of it."""
         return self.contested > 0 and 0 < hit.blocks < seq.shared_blocks
+
+    def _stranded_until(self, seq: Sequence, hit: Hit) -> int:
+        """Up to which block of `seq` content past the hit may be cached; 0 if none is."""
+        end = 0
+        for piece in seq.kept:
+            if piece.start > hit.blocks and piece.end > end:
+                end = piece.end
+        shared = seq.shared_blocks
+        if self.prefix.next_start(seq, hit.blocks + 1, shared) < shared:
+            return max(end, shared)
+        return end
 
     def take(self, seq: Sequence, blocks: int) -> None:
         """Give `seq` that many free blocks, content-free ones first; there are enough."""
@@ -237,12 +284,16 @@ class BlockManager:
         while blocks:
             piece = self.eviction.victim()
             cut = min(blocks, piece.end - piece.start)
+            if self._together is not None:
+                cut = min(cut, self._together(piece))
             self._shrink(piece, cut)
             blocks -= cut
 
     def _shrink(self, piece: Piece, blocks: int) -> None:
         """Forget the content of a piece's last blocks."""
         piece.end -= blocks
+        if self.listener is not None:
+            self.listener.evicted(piece, blocks)
         self.eviction.evicted(piece, blocks)
         if piece.end == piece.start and piece.indexed:
             self.prefix.drop(piece)
@@ -256,6 +307,76 @@ class BlockManager:
             self.tiers.evicted(self.prefix.key(owner, block), owner, block, name)
         self._evict(1)
         return name
+
+    # ---- hold for who waits
+
+    def fetch_early(self, seq: Sequence) -> None:
+        """Have what lies below of a queued sequence's prompt copied up, and hold it with what it
+        hits, as far as there is room; others can hit it too."""
+        tiers = self.tiers
+        if tiers is None or not self.named:
+            return
+        hit = self.match(seq, seq.prompt_tokens)
+        held = hit.blocks
+        for holder in self.early.values():
+            held += holder.base
+        most = min(int(tiers.prefetch_share * self.usable) - held, self.free - hit.evictable)
+        keys = self._lying_below(seq, hit, most)
+        if not keys:
+            return
+        holder = Sequence(seq.request, seq.number, seq.arrival)
+        holder.status = FINISHED
+        holder.hashes = seq.hashes
+        holder.shared_blocks = seq.shared_blocks
+        holder.base = end = hit.blocks + len(keys)
+        self.early[seq] = holder
+        if hit.pieces:
+            self._reference(holder, hit)
+        piece = Piece(hit.blocks, end, holder)
+        piece.key = self.prefix.key(seq, hit.blocks)
+        self._begun += 1
+        piece.born = self._begun
+        if self._begin is not None:
+            self._begin(piece)
+        tiers.pin(keys)
+        self.take(holder, len(keys))
+        piece.names = holder.table[hit.blocks :]
+        tiers.load_early(seq, hit.blocks, keys, piece.names)
+        self.prefix.insert(piece, piece.key)
+        holder.held += (piece,)
+        if self.listener is not None:
+            self.listener.begun(holder, hit.blocks)
+            self.listener.released(holder, end)
+
+    def _lying_below(self, seq: Sequence, hit: Hit, most: int) -> list[int]:
+        """Keys of at most `most` blocks below the GPU, up to one that is on it too: the inside of
+        a piece is the oldest copy of its content."""
+        keys: list[int] = []
+        for key in hit.below[: max(most, 0)]:
+            copy = self.prefix.oldest(key)
+            while copy is not None and self.prefix.end_of(copy) <= hit.blocks + len(keys):
+                copy = copy.later
+            if copy is not None:
+                break
+            keys.append(key)
+        return keys
+
+    def let_go(self, seq: Sequence) -> None:
+        """Hold nothing any more for a sequence that was admitted or left the queue."""
+        holder = self.early.pop(seq, None)
+        if holder is not None and self.tiers is not None:
+            self.tiers.let_go(seq, holder.table)
+            self._release_held(holder, holder.base)
+            holder.table = []
+
+    def let_another_go(self, seq: Sequence | None) -> bool:
+        """Hold nothing any more for the last to come of those that wait, `seq` apart; returns
+        whether there was one."""
+        for other in reversed(self.early):
+            if other is not seq:
+                self.let_go(other)
+                return True
+        return False
 
     # ---- share
 
@@ -271,6 +392,8 @@ class BlockManager:
                 self.free -= stop - piece.start
             piece.refs += 1
             piece.hits += 1
+            if self._hit is not None:
+                self._hit(piece, seq)
             seq.held += (piece,)
             if self.named:
                 seq.table.extend(piece.names)
@@ -287,6 +410,7 @@ class BlockManager:
         right.hits = piece.hits
         right.rank = piece.rank
         right.segment = piece.segment
+        right.place = piece.place
         piece.right = right
         piece.end = at
         if piece.is_open:
@@ -320,6 +444,15 @@ class BlockManager:
         if piece is not None and piece.start == at and not piece.indexed:
             self.prefix.insert(piece, self.prefix.key(seq, at))
 
+    def _contest_all(self, piece: Piece) -> None:
+        """Look at all that are about to compute the content that `piece` begins with."""
+        other = self.prefix.oldest(piece.key)
+        while other is not None:
+            if other is not piece and other.is_open:
+                assert other.owner is not None
+                self._contest(other.owner)
+            other = other.later
+
     def _contest(self, seq: Sequence) -> None:
         """Look at each block of a running sequence from now on, as far as others may have it."""
         if seq.contested_until == 0:
@@ -341,26 +474,28 @@ class BlockManager:
         if piece.end >= seq.contested_until:
             self._settle(seq)
             return
-        for block in range(piece.end, tokens // self.block_tokens):
-            if self._is_registered(seq, block):
+        stop = tokens // self.block_tokens
+        known = self.prefix.walk(seq, stop).blocks if piece.end < stop else 0
+        block = piece.end
+        while block < stop:
+            if block < known:
                 piece = self._register_copy(seq, piece, block)
-            else:
-                piece.end = block + 1
-                if block == piece.start and piece.indexed:
-                    self.prefix.drop(piece)
-                    self.prefix.insert(piece, piece.key, oldest=True)
-                if self.tiers is not None and block < seq.shared_blocks:
-                    key, name = self.prefix.key(seq, block), seq.table[block]
-                    self.tiers.computed(key, seq, block, name, leaving=leaving)
+                block += 1
+                continue
+            if block == piece.start and piece.indexed:
+                self.prefix.drop(piece)
+                self.prefix.insert(piece, piece.key, oldest=True)
+            piece.end = min(self.prefix.next_start(seq, block + 1, stop), stop)
+            if self.tiers is not None:
+                for fresh in range(block, min(piece.end, seq.shared_blocks)):
+                    key, name = self.prefix.key(seq, fresh), seq.table[fresh]
+                    self.tiers.computed(key, seq, fresh, name, leaving=leaving)
+            block = piece.end
+            known = self.prefix.reach(seq, block, stop)
 
     def _settle(self, seq: Sequence) -> None:
         seq.contested_until = 0
         self.contested -= 1
-
-    def _is_registered(self, seq: Sequence, block: int) -> bool:
-        if block < seq.shared_blocks:
-            return self.prefix.walk(seq, block + 1).blocks > block
-        return self.prefix.find_kept(seq, block) is not None
 
     def _register_copy(self, seq: Sequence, piece: Piece, block: int) -> Piece:
         """Make `block` a piece of its own; returns the new open piece after it."""
@@ -418,6 +553,8 @@ class BlockManager:
                 end = piece.end
                 self._settle(seq)
         self._free_hashless(seq, blocks, end)
+        if self.listener is not None:
+            self.listener.released(seq, end)
         seq.open = None
         if end > piece.start:
             piece.end = end
@@ -460,6 +597,8 @@ class BlockManager:
 
     def _queue(self, piece: Piece) -> None:
         self.eviction.push(piece)
+        if piece.lost:
+            piece.owner = None  # it keeps its sequence alive for nothing
         self.free += piece.end - piece.start
 
     def _free_hashless(self, seq: Sequence, blocks: int, kept: int) -> None:

@@ -109,6 +109,14 @@ def replay(
         str | None,
         typer.Option(help="Limits of a good request: ttft=1s,tpot=50ms,e2e=30s."),
     ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KIND=POLICY, a policy's name, or your own FILE.py:NAME; repeatable."
+            " See `kvcast policies`.",
+            show_default=False,
+        ),
+    ] = None,
     set_: SetTo = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for settings, summary and tables.")
@@ -124,7 +132,16 @@ def replay(
     if asap and speed is not None:
         raise ConfigError(f"--asap: goes without --speed, got --speed {speed:g}")
     settings = _settings(
-        config, set_, model, trace=trace, op=op, limit=limit, slo=slo, speed=speed, asap=asap
+        config,
+        set_,
+        model,
+        trace=trace,
+        op=op,
+        limit=limit,
+        slo=slo,
+        speed=speed,
+        asap=asap,
+        policy=policy,
     )
     with counting("requests served", limit, "loading the model") as tell:
         summary = replay_on_engine(
@@ -224,7 +241,9 @@ def _settings(
     slo: str | None = None,
     speed: float | None = None,
     asap: bool = False,
+    policy: list[str] | None = None,
 ) -> "ReplaySettings":
+    from engine.kinds import policy_settings
     from engine.serve import ReplaySettings
     from engine.slo import parse_slo
     from traces.options import given
@@ -245,6 +264,7 @@ def _settings(
         ]
     if asap:
         options["speed"] = None
+    options |= policy_settings(policy or ())
     settings = load_settings(ReplaySettings, config, overrides or (), options)
     if limit is None:
         return settings

@@ -22,7 +22,16 @@ class SchedulerSettings(Settings):
     """Tokens (prompt + output) at which a sequence is ended; prompts must be shorter. None: what
     the model and the pool allow."""
     order: str = "fcfs"
-    """Order of service: a name in engine.policies.ORDER."""
+    """Order of service: a name in engine.policies.ORDER, with parameters, or one's own."""
+    victim: str | None = None
+    """Who gives way when a running sequence finds no block: a name in engine.policies.VICTIM.
+    None: least-important where the order is by priority, else last-in, as in vLLM."""
+    chunking: str | None = None
+    """How many tokens a step takes: a name in engine.policies.CHUNKING, at most
+    max_num_batched_tokens. None: always that many."""
+    starvation_limit: int = Field(default=10_000, ge=1)
+    """An order of one's own ends the run when it lets a request wait while so many later ones are
+    admitted; kvcast's orders may."""
     batching: Literal["continuous", "static"] = "continuous"
     """static: a batch is admitted when the last request of the one before is done."""
     prefill_first: bool = False
@@ -48,8 +57,31 @@ class SchedulerSettings(Settings):
 
         return known_policy("policy", name, ORDER)
 
+    @field_validator("victim")
+    @classmethod
+    def _known_victim(cls, name: str | None) -> str | None:
+        from engine.policies import VICTIM
+
+        return None if name is None else known_policy("victim", name, VICTIM)
+
+    @field_validator("chunking")
+    @classmethod
+    def _known_chunking(cls, name: str | None) -> str | None:
+        from engine.policies import CHUNKING
+
+        return None if name is None else known_policy("chunking", name, CHUNKING)
+
+    @property
+    def victim_or_default(self) -> str:
+        """The policy that chooses victims."""
+        return self.victim or ("least-important" if self.order == "priority" else "last-in")
+
     @model_validator(mode="after")
     def _check(self) -> "SchedulerSettings":
+        if self.chunking is not None and not self.chunked_prefill:
+            raise ValueError("chunking: needs chunked_prefill: true")
+        if self.chunking is not None and self.batching == "static":
+            raise ValueError("chunking: needs batching: continuous")
         if self.prefill_first and self.chunked_prefill:
             raise ValueError("prefill_first: needs chunked_prefill: false")
         if self.prefill_first and self.async_scheduling:
@@ -92,10 +124,47 @@ class OffloadSettings(Settings):
     """Room in files below `disk_path`; 0: none."""
     disk_path: str | None = None
     """Folder of the disk tier; it is made, and emptied of kvcast's files at the end."""
+    remote_bytes: int = Field(default=0, ge=0)
+    """Room in a pool that all replicas of a cluster share; 0: none. Simulator only."""
+    dtype: Literal["same", "fp8", "int8", "int4"] = "same"
+    """How blocks are written below the GPU; same: as on it. Simulator only."""
     write: Literal["on_evict", "through"] = "on_evict"
     """When a block goes down: as it is evicted, or as soon as it is full."""
     eviction: str = "lru"
-    """Which blocks of a full tier go first: a name in engine.eviction.EVICTION."""
+    """Which blocks of a full tier go first: a policy of engine.eviction.EVICTION."""
+    reload: Literal["always", "cheaper"] = "always"
+    """cheaper: load what lies below only where computing it would take longer. Simulator only."""
+    prefetch: Literal["never", "on_arrival"] = "never"
+    """on_arrival: begin to load what lies below as a request is queued."""
+    prefetch_share: float = Field(default=0.5, gt=0, le=1)
+    """Most of the GPU's blocks that are held for requests which still wait."""
+    cpu_bytes_per_s: float | None = Field(default=None, gt=0)
+    """Rate between a GPU and CPU memory; None: the profile's. Rates are the simulator's only."""
+    disk_bytes_per_s: float | None = Field(default=None, gt=0)
+    """Rate of a replica's disk; None: the profile's."""
+    remote_bytes_per_s: float | None = Field(default=None, gt=0)
+    """Rate of the remote pool, which all replicas share; None: the profile's."""
+    remote_latency_s: float | None = Field(default=None, ge=0)
+    """Until the first byte of a transfer from or to the pool arrives; None: the profile's."""
+
+    @field_validator("eviction")
+    @classmethod
+    def _known_eviction(cls, name: str) -> str:
+        from engine.eviction import EVICTION
+
+        return known_policy("policy", name, EVICTION)
+
+    @property
+    def has_room(self) -> bool:
+        """There is a tier below the GPU."""
+        return bool(self.cpu_bytes or self.disk_bytes or self.remote_bytes)
+
+    def simulated_only(self) -> tuple[str, ...]:
+        """Names of the settings, other than their defaults, that no engine can follow."""
+        names = ("remote_bytes", "dtype", "reload")
+        names += ("cpu_bytes_per_s", "disk_bytes_per_s", "remote_bytes_per_s", "remote_latency_s")
+        defaults = type(self).model_fields
+        return tuple(name for name in names if getattr(self, name) != defaults[name].default)
 
 
 class EngineSettings(Settings):
@@ -137,6 +206,13 @@ class EngineSettings(Settings):
             raise ValueError("scheduler.preemption: swap needs room in offload.cpu_bytes")
         if self.offload.disk_bytes and self.offload.disk_path is None:
             raise ValueError("offload.disk_path: is required where offload.disk_bytes is not 0")
+        for name in self.offload.simulated_only():
+            value = getattr(self.offload, name)
+            default = type(self.offload).model_fields[name].default
+            raise ValueError(
+                f"offload.{name}: is {value!r}, which the simulator knows and the engine does not;"
+                f" expected {default!r}"
+            )
         if not self.kv_reuse and self.scheduler.async_scheduling:
             raise ValueError("kv_reuse: false needs scheduler.async_scheduling: false")
         if not self.kv_reuse and self.cache.prefix_caching:

@@ -11,6 +11,7 @@ from engine.config import EngineSettings
 from engine.content import block_hash, chained_hashes
 from engine.metrics import FINISHED as DONE
 from engine.metrics import PICOSECONDS, TIMED_OUT, TRUNCATED
+from engine.order.chunks import StepTime
 from engine.scheduler import Scheduler
 from engine.sequence import FINISHED, Sequence
 from engine.steps import Record, begin_record, finish_record
@@ -75,7 +76,13 @@ class LLMEngine:
     """
 
     def __init__(
-        self, executor: Executor, settings: EngineSettings, *, clock: Clock | None = None
+        self,
+        executor: Executor,
+        settings: EngineSettings,
+        *,
+        clock: Clock | None = None,
+        step_time: StepTime | None = None,
+        context_tokens: int = 0,
     ) -> None:
         """An engine at rest.
 
@@ -83,6 +90,8 @@ class LLMEngine:
             executor: runs the steps.
             settings: resolved, as the executor's `settings` are: no limit left open.
             clock: the wall clock if not given.
+            step_time: what a step takes, for chunking that looks at it.
+            context_tokens: see engine.eviction.protocol.CacheView.
         """
         self.executor: Final = executor
         self.settings: Final = settings
@@ -94,7 +103,7 @@ class LLMEngine:
                 executor.block_bytes,
                 whole_blocks=settings.kv_dtype == "int4_channel",
             )
-            if offload.cpu_bytes or offload.disk_bytes
+            if offload.has_room
             else None
         )
         self.scheduler: Final = Scheduler(
@@ -104,6 +113,8 @@ class LLMEngine:
             named=True,
             executed=True,
             tiers=self.tiers,
+            step_time=step_time,
+            context_tokens=context_tokens,
         )
         self.records: list[Record] = []
         """One a step, finished as its output is taken; the caller may take them out."""
@@ -173,6 +184,7 @@ class LLMEngine:
         generation = Generation(seq, list(prompt), sampling, forced, stop_tokens, on_token)
         self._added += 1
         self._generations[seq] = generation
+        self.scheduler.moment.now = self.clock.now()
         self.scheduler.add(seq)
         self._unseen.append(seq)
         return generation
@@ -203,7 +215,7 @@ class LLMEngine:
         if self.tiers is not None:
             for level in self.executor.lost():
                 self.tiers.lose(level)
-        called = self.clock.now()
+        called = self.scheduler.moment.now = self.clock.now()
         self._show(called)
         batch = self.scheduler.schedule()
         step = None if batch is None else self._launch(batch, called)
@@ -279,7 +291,7 @@ class LLMEngine:
 
     def _take_output(self, step: _Step) -> list[Generation]:
         output = step.flight.wait()
-        now = step.end = self.clock.now()
+        now = step.end = self.scheduler.moment.now = self.clock.now()
         shares = step.work.decodes + step.work.prefills
         for share, token, given in zip(shares, output.tokens, step.gives_token, strict=True):
             if given:

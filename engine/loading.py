@@ -57,7 +57,8 @@ class LoadedModel:
 
     def engine(self) -> LLMEngine:
         """An engine at rest whose clock begins now; one after the other, not two at once."""
-        return LLMEngine(self.executor, self.settings)
+        context_tokens = self.shape.even_context_tokens if self.shape is not None else 0
+        return LLMEngine(self.executor, self.settings, context_tokens=context_tokens)
 
     def close(self) -> None:
         """Give back memory, processes and files."""

@@ -1,43 +1,56 @@
-"""Who is served first, and who gives way when the pool is full."""
+"""The scheduler's policies by name: who is served first, who gives way, how prompts are cut."""
 
-from collections.abc import Callable
+from typing import Any, Final
 
-from engine.sequence import Sequence
+from engine.order.chunks import FixedChunk, LatencyBounded, StallFree
+from engine.order.fair import (
+    DeficitLongestPrefixMatch,
+    DeficitRoundRobin,
+    VirtualTokenCounter,
+)
+from engine.order.keys import (
+    by_priority,
+    earliest_deadline_first,
+    first_come_first_served,
+    least_slack_first,
+    noisy_shortest_job_first,
+    shortest_job_first,
+    shortest_prefill_first,
+)
+from engine.order.lengths import FeedbackQueues, LearnedShortest, ShortestRemaining
+from engine.order.prefixes import LongestPrefixMatch
+from engine.order.victims import largest, last_in, least_important, least_progress
 
-
-def by_priority(seq: Sequence) -> tuple[float, ...]:
-    """Lower priority values first, then earlier arrivals. Low classes can starve."""
-    return (seq.priority, seq.arrival)
-
-
-def shortest_prefill_first(seq: Sequence) -> tuple[float, ...]:
-    """Cheap prompts first (what is cached is not looked up), ties in arrival order.
-
-    Shortens the mean wait where lengths differ much; under steady overload long prompts starve.
-    """
-    return (seq.prompt_tokens + seq.generated, seq.arrival)
-
-
-ORDER: dict[str, Callable[[Sequence], tuple[float, ...]] | None] = {
-    "fcfs": None,
+ORDER: Final[dict[str, Any]] = {
+    "fcfs": first_come_first_served,
     "priority": by_priority,
     "shortest-prefill": shortest_prefill_first,
+    "shortest-job": shortest_job_first,
+    "noisy-shortest-job": noisy_shortest_job_first,
+    "learned-shortest": LearnedShortest,
+    "shortest-remaining": ShortestRemaining,
+    "earliest-deadline": earliest_deadline_first,
+    "least-slack": least_slack_first,
+    "longest-prefix-match": LongestPrefixMatch,
+    "feedback": FeedbackQueues,
+    "vtc": VirtualTokenCounter,
+    "deficit-round-robin": DeficitRoundRobin,
+    "dlpm": DeficitLongestPrefixMatch,
 }
-"""Key of the waiting queue, least first; None: arrival order, preempted sequences in front."""
+"""Who is served first: a key function of the sequence (engine.order.keys), or a class made with a
+QueueView (engine.order.discipline)."""
 
-
-def last_admitted(running: dict[Sequence, None]) -> Sequence:
-    """vLLM's victim under FCFS: who came last loses least."""
-    return next(reversed(running))
-
-
-def least_important(running: dict[Sequence, None]) -> Sequence:
-    """vLLM's victim under priority: greatest (priority, arrival); of equals the first admitted."""
-    return max(running, key=by_priority)
-
-
-VICTIM: dict[str, Callable[[dict[Sequence, None]], Sequence]] = {
-    "fcfs": last_admitted,
-    "priority": least_important,
+VICTIM: Final[dict[str, Any]] = {
+    "last-in": last_in,
+    "least-important": least_important,
+    "largest": largest,
+    "least-progress": least_progress,
 }
-"""Who is preempted when a running sequence finds no block, by the order of service."""
+"""Who gives way when a running sequence finds no block: a function of those that run."""
+
+CHUNKING: Final[dict[str, Any]] = {
+    "fixed": FixedChunk,
+    "stall-free": StallFree,
+    "latency-bounded": LatencyBounded,
+}
+"""How many tokens a step takes: a class made with what a step takes (engine.order.chunks)."""

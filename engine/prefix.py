@@ -31,6 +31,7 @@ class Piece:
         "lost",
         "names",
         "owner",
+        "place",
         "rank",
         "refs",
         "right",
@@ -63,7 +64,9 @@ class Piece:
         self.rank: float = 0.0
         """The eviction policy's own."""
         self.segment: int = -1
-        """The eviction policy's own; -1: it has not seen the piece."""
+        """The eviction policy's own; negative: it has not kept the piece yet."""
+        self.place: int = 0
+        """The eviction policy's own."""
         self.before: Piece | None = None
         """Neighbour in the eviction order."""
         self.after: Piece | None = None
@@ -100,7 +103,15 @@ NO_HIT: Final = Hit()
 class PrefixIndex:
     """Finds cached pieces by content, and knows how far each is registered."""
 
-    __slots__ = ("_block_tokens", "_decodes", "_hash_tokens", "_index", "_lag", "_parts")
+    __slots__ = (
+        "_block_tokens",
+        "_decodes",
+        "_hash_tokens",
+        "_index",
+        "_lag",
+        "_parts",
+        "_starts",
+    )
 
     def __init__(self, block_tokens: int, decodes: DecodeSet, lag: int) -> None:
         """An empty index over blocks of `block_tokens` tokens.
@@ -117,6 +128,12 @@ class PrefixIndex:
         self._parts: int = 0
         """Blocks that one hash may tell apart."""
         self._index: dict[int, Piece] = {}
+        self._starts: dict[int, int] | None = None
+        """How many keys of the index are of blocks that each hash covers; None: not counted."""
+
+    def count_starts(self) -> None:
+        """Make `next_start` fast; called before anything is indexed."""
+        self._starts = {}
 
     def registered_tokens(self, seq: Sequence) -> int:
         """Tokens of `seq` that are scheduled and known, which is what others may hit."""
@@ -178,11 +195,64 @@ class PrefixIndex:
         hit.blocks = at
         return hit
 
+    def reach(self, seq: Sequence, at: int, stop: int) -> int:
+        """End, at most `stop`, of the cached blocks of `seq` from block `at` on.
+
+        Nobody but `seq` has the block before `at`: who has block `at` begins a piece with it.
+        """
+        while at < stop:
+            if at < seq.shared_blocks:
+                piece = self._index.get(self.key(seq, at))
+                while piece is not None and self.end_of(piece) <= at:
+                    piece = piece.later
+            else:
+                piece = self.find_kept(seq, at)
+            if piece is None:
+                break
+            owner, end = piece.owner, self.end_of(piece)
+            assert owner is not None
+            at = end if owner is seq else self._common(owner, seq, at, end)
+        return min(at, stop)
+
+    def next_start(self, seq: Sequence, at: int, stop: int) -> int:
+        """The first block of `seq` from block `at` on with which a cached piece begins; `stop` if
+        none before does. Looks at hashes where it can, rather than at blocks."""
+        shared = min(stop, seq.shared_blocks)
+        starts, index, hash_tokens = self._starts, self._index, self._hash_tokens
+        block = at
+        while block < shared:
+            last = ((block + 1) * self._block_tokens - 1) // hash_tokens
+            beyond = min((last + 1) * hash_tokens // self._block_tokens, shared)
+            if starts is None or seq.hashes[last] in starts:
+                base = seq.hashes[last] * self._parts
+                for one in range(block, beyond):
+                    if base + one % self._parts in index:
+                        return one
+            block = beyond
+        return min(
+            (piece.start for piece in seq.kept if piece.end > piece.start >= at), default=stop
+        )
+
     def key(self, seq: Sequence, block: int) -> int:
         """Under which a piece that begins with block `block` of `seq` is indexed."""
         block_tokens = self._block_tokens
         last = ((block + 1) * block_tokens - 1) // self._hash_tokens
         return seq.hashes[last] * self._parts + block % self._parts
+
+    def hash_at(self, seq: Sequence, block: int) -> int:
+        """The hash that covers block `block` of `seq`."""
+        return seq.hashes[((block + 1) * self._block_tokens - 1) // self._hash_tokens]
+
+    def hashes_of(self, seq: Sequence, tokens: int) -> int:
+        """How many hashes cover the shared blocks among the first `tokens` tokens of `seq`."""
+        blocks = min(tokens // self._block_tokens, seq.shared_blocks)
+        if blocks == 0:
+            return 0
+        return (blocks * self._block_tokens - 1) // self._hash_tokens + 1
+
+    def oldest(self, key: int) -> Piece | None:
+        """The oldest piece that begins with the content `key`; `later` leads to the others."""
+        return self._index.get(key)
 
     def find_kept(self, seq: Sequence, block: int) -> Piece | None:
         """The oldest piece that begins with block `block`, which only `seq` itself can have."""
@@ -230,6 +300,9 @@ class PrefixIndex:
         if first is None or oldest:
             piece.later = first
             self._index[key] = piece
+            if first is None and self._starts is not None:
+                covering = key // self._parts
+                self._starts[covering] = self._starts.get(covering, 0) + 1
             return
         while first.later is not None:
             first = first.later
@@ -246,6 +319,8 @@ class PrefixIndex:
         if first is piece:
             if piece.later is None:
                 del self._index[key]
+                if self._starts is not None:
+                    self._count_down(key // self._parts)
             else:
                 self._index[key] = piece.later
         else:
@@ -254,3 +329,11 @@ class PrefixIndex:
                 first = first.later
             first.later = piece.later
         piece.later = None
+
+    def _count_down(self, covering: int) -> None:
+        assert self._starts is not None
+        left = self._starts[covering] - 1
+        if left:
+            self._starts[covering] = left
+        else:
+            del self._starts[covering]

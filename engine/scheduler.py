@@ -9,14 +9,21 @@ Where they do not (a full pool, a short budget, contested content, named blocks)
 sequence by sequence, and the horizon is 1.
 """
 
+from typing import Any
+
 from engine.batch import Batch
 from engine.blocks import BlockManager
 from engine.config import CacheSettings, SchedulerSettings
 from engine.decoding import DecodeSet
+from engine.demand import blocks_due, most_blocks_due, steps_that_fit
 from engine.eviction import EVICTION
+from engine.eviction.protocol import Future
 from engine.moment import Moment
 from engine.named import chosen
-from engine.policies import ORDER, VICTIM
+from engine.order.chunks import StepTime
+from engine.order.discipline import QueueView
+from engine.order.victims import last_in
+from engine.policies import CHUNKING, ORDER, VICTIM
 from engine.prefix import NO_HIT
 from engine.sequence import FINISHED, RUNNING, WAITING, Sequence
 from engine.tiers import Tiers
@@ -43,6 +50,9 @@ class Scheduler:
         named: bool = False,
         executed: bool = False,
         tiers: Tiers | None = None,
+        step_time: StepTime | None = None,
+        context_tokens: int = 0,
+        future: Future | None = None,
     ) -> None:
         """A scheduler over a pool of `num_blocks` blocks, one of which is vLLM's null block.
 
@@ -56,6 +66,12 @@ class Scheduler:
                 (under priority order): a hit would read what was never written.
             tiers: where named blocks go that leave the pool, and preempted sequences' with
                 `preemption: swap`.
+            step_time: what a step takes, for chunking that looks at it.
+            context_tokens: see CacheView.
+            future: of the requests to come, for an eviction policy that has to know it.
+
+        Raises:
+            ConfigError: a policy that cannot work with these settings.
         """
         self.settings = settings
         self._asynchronous: bool = settings.async_scheduling
@@ -70,13 +86,17 @@ class Scheduler:
         if self._static:
             self._budget = UNLIMITED
         self._watermark: int = int(settings.watermark * num_blocks)
-        self._in_arrival_order: bool = ORDER[settings.order] is None
-        self._victim = VICTIM.get(settings.order, VICTIM["fcfs"])
+        self._victim: Any = chosen("victim", settings.victim_or_default, VICTIM)
+        self._chunking: Any = None
+        if settings.chunking is not None:
+            self._chunking = chosen("chunking", settings.chunking, CHUNKING)(step_time)
+        self._chunks_vary: bool = self._chunking is not None and self._chunking.varies
         self._named: bool = named
         self._executed: bool = executed
         self.tiers: Tiers | None = tiers
+        self._prefetches: bool = tiers is not None and tiers.prefetch_share > 0
         self._swap: bool = settings.preemption == "swap"
-        self.moment: Moment = Moment()
+        self.moment: Moment = Moment() if tiers is None else tiers.moment
         """The time; set before `add` and `schedule` by whoever calls them."""
         contiguous = cache.allocation == "contiguous"
         self.decodes: DecodeSet = DecodeSet(cache.block_tokens, paged=not contiguous)
@@ -86,6 +106,8 @@ class Scheduler:
             self.decodes,
             chosen("eviction policy", cache.eviction, EVICTION),
             moment=self.moment,
+            context_tokens=context_tokens,
+            future=future,
             caching=cache.prefix_caching,
             named=named,
             lag=1 if settings.async_scheduling else 0,
@@ -94,7 +116,20 @@ class Scheduler:
         )
         self.running: dict[Sequence, None] = {}
         """In admission order."""
-        self.queue: WaitingQueue = WaitingQueue(ORDER[settings.order])
+        view = QueueView(self.blocks, self.decodes, self.running, self.moment)
+        order = chosen("order", settings.order, ORDER, passed_over=settings.starvation_limit)
+        self.queue: WaitingQueue = WaitingQueue(order, view)
+        self._victim_is_last: bool = self.queue.in_arrival_order and self._victim is last_in
+        self._on_queued: Any = getattr(self.blocks.eviction, "queued", None)
+        self._on_unqueued: Any = getattr(self.blocks.eviction, "unqueued", None)
+        self._on_admitted: Any = self.queue.admitted
+        self._on_served: Any = self.queue.served
+        self._on_ended: Any = self.queue.ended
+        self._outranked: Any = self.queue.outranked
+        self._steady_steps: Any = self.queue.steady_steps
+        self._announces: bool = self.queue.remembers or self._on_queued is not None
+        """Arrivals count from the next call on: what was served until then may matter."""
+        self._news: bool = False
         self._prefills: list[Sequence] = []
         """Running sequences whose known tokens are not all computed, in running order."""
         self._exhausted: int = 0
@@ -138,12 +173,18 @@ class Scheduler:
 
     def add(self, seq: Sequence) -> bool:
         """Queue a sequence; returns whether the next step may now be another than foreseen."""
-        return self.queue.push(seq)
+        if self._prefetches and seq.shared_blocks:
+            self.blocks.fetch_early(seq)
+        if not self._announces:
+            return self.queue.push(seq)
+        self.queue.announce(seq)
+        self._news = True
+        return True
 
     def abort(self, seq: Sequence) -> None:
         """Drop a queued or running sequence and free its blocks; between two steps only."""
         if seq.status == WAITING:
-            self.queue.remove(seq)
+            self._leave_queue(seq)
             self._forget_swapped(seq)
         elif seq.status == RUNNING:
             del self.running[seq]
@@ -152,6 +193,20 @@ class Scheduler:
             seq.status = FINISHED
             self.blocks.release(seq, seq.base, registered)
         seq.status = FINISHED
+        if self._on_ended is not None:
+            self._on_ended(seq)
+
+    def _take_in(self) -> None:
+        self._news = False
+        for seq in self.queue.take_in():
+            if self._on_queued is not None:
+                self._on_queued(seq)
+
+    def _leave_queue(self, seq: Sequence) -> None:
+        if self._prefetches:
+            self.blocks.let_go(seq)
+        if self.queue.remove(seq) and self._on_unqueued is not None:
+            self._on_unqueued(seq)
 
     def learn(self, seq: Sequence, block_hash: int) -> None:
         """The content of another block of `seq` is known now: called block by block, in order, as
@@ -173,21 +228,27 @@ class Scheduler:
     def schedule(self) -> Batch | None:
         """Decide the next step and grant it its tokens and blocks; None if there is no work."""
         self._steps += 1
+        if self._news:
+            self._take_in()
         if not (self.queue.size or self._prefills or self._ahead or self._named):
             steady = self._schedule_decodes()
             if steady is not None:
                 return steady
         batch = Batch()
         rival = False
+        gave_way = 0
+        if self._outranked is not None and self.queue.size:
+            gave_way = self._make_way(batch)
+        budget = self._budget if self._chunking is None else self._step_budget()
         if self._prefill_first:
-            rival = self._admit(batch, self._budget, self._threshold)
+            rival = self._admit(batch, budget, self._threshold)
             if not batch.admitted:
-                self._grant_running(batch, self._budget, self._threshold)
+                self._grant_running(batch, budget, self._threshold)
         else:
             waiting = self.queue.size
             threshold = self._threshold if len(self.running) + waiting > 1 else 0
-            budget = self._grant_running(batch, self._budget, threshold)
-            if waiting and budget > 0 and not batch.preempted:
+            budget = self._grant_running(batch, budget, threshold)
+            if waiting and budget > 0 and len(batch.preempted) == gave_way:
                 rival = self._admit(batch, budget, threshold)
         if batch.left_out:
             self._left_behind(batch)
@@ -233,6 +294,33 @@ class Scheduler:
         batch.members = decodes
         batch.horizon = steps
         return batch
+
+    def _make_way(self, batch: Batch) -> int:
+        """Preempt who ranks below the first that waits, until that has a place; returns how many
+        that were."""
+        while True:
+            lower = self._outranked(self.running)
+            if lower is None or self._has_place(self.queue.first()):
+                return len(batch.preempted)
+            self._preempt(lower, batch, 0)
+
+    def _has_place(self, seq: Sequence) -> bool:
+        if len(self.running) >= self._max_running:
+            return False
+        known = seq.prompt_tokens + seq.generated
+        while True:
+            hit = self.blocks.match(seq, known)
+            if self.blocks.fits(hit, known, self._watermark if self.running else 0):
+                return True
+            if not self.blocks.let_another_go(seq):
+                return False
+
+    def _step_budget(self) -> int:
+        decodes = self.decodes
+        context = decodes.context_tokens + decodes.size
+        prefix = self._prefills[0].base if self._prefills else 0
+        budget: int = self._chunking.budget(decodes.size, context, prefix)
+        return min(budget, self._budget)
 
     def _grant_running(self, batch: Batch, budget: int, threshold: int) -> int:
         """Give running sequences their tokens; returns the budget left."""
@@ -303,15 +391,17 @@ class Scheduler:
             computed = decodes.computed(seq)
             need = blocks.growth(computed, tokens)
             while need > blocks.free:
-                victim = self._victim(self.running)
+                if blocks.let_another_go(None):
+                    continue
+                victim = self._victim(self.running, decodes)
                 undone = granted.pop(victim, 0)
                 budget += undone
                 self._preempt(victim, batch, undone)
                 if victim is seq:
                     break
             if seq.status != RUNNING:
-                if self._in_arrival_order:
-                    break  # it was the last
+                if self._victim_is_last:
+                    break
                 continue
             blocks.take(seq, need)
             granted[seq] = tokens
@@ -377,8 +467,14 @@ class Scheduler:
             tokens = cached + chunk
             whole = known if self._reserve_full else tokens
             if not blocks.admit(seq, hit, tokens, whole, self._watermark if running else 0):
+                if blocks.let_another_go(seq):
+                    continue
                 return hit.rival is not None
-            queue.pop()
+            queue.pop(seq)
+            if self._prefetches:
+                blocks.let_go(seq)
+            if self._on_unqueued is not None:
+                self._on_unqueued(seq)
             seq.prefill_end = known
             seq.base = tokens
             self._admissions += 1
@@ -393,6 +489,8 @@ class Scheduler:
                 seq.resumed_cached += (cached,)
             else:
                 seq.cached_tokens = cached
+            if self._on_admitted is not None:
+                self._on_admitted(seq)
             batch.admitted += (seq,)
             batch.prefills += ((seq, chunk),)
             budget -= chunk
@@ -432,6 +530,12 @@ class Scheduler:
             return 1
         if self._exhausted and (self.queue.size or self._threshold):
             return 1  # it is about to leave its blocks, its place, or another request alone
+        if self._chunks_vary and (batch.prefills or self.queue.size):
+            return 1
+        if self._outranked is not None and self.queue.size:
+            lower = self._outranked(self.running)
+            if lower is not None:
+                return 1  # the first that waits has a place, and may lose it
         steps = UNLIMITED
         for seq, chunk in batch.prefills:
             if chunk == 1:
@@ -446,38 +550,11 @@ class Scheduler:
             finish = decodes.steps_to_finish() + 1
             if finish < steps:
                 steps = finish
-        if steps > 1 and self._most_blocks_due(batch, steps - 1) > blocks.free:
-            steps = 1 + self._steps_that_fit(batch, steps - 1)
+        if steps > 1 and most_blocks_due(batch, blocks, steps - 1) > blocks.free:
+            steps = 1 + steps_that_fit(batch, blocks, decodes, steps - 1)
+        if self._steady_steps is not None and self.queue.size and steps > 1:
+            steps = min(steps, self._steady_steps(batch))
         return steps
-
-    def _steps_that_fit(self, batch: Batch, steps: int) -> int:
-        """For how many of `steps` more repeats of `batch` there are blocks."""
-        free = self.blocks.free
-        if self._blocks_due(batch, steps) <= free:
-            return steps
-        fits = 0
-        while steps - fits > 1:
-            middle = (fits + steps) // 2
-            if self._blocks_due(batch, middle) > free:
-                steps = middle
-            else:
-                fits = middle
-        return fits
-
-    def _most_blocks_due(self, batch: Batch, steps: int) -> int:
-        """No less than the blocks that `steps` more repeats of `batch` need."""
-        block_tokens = self.blocks.block_tokens
-        due = batch.decoding * (steps // block_tokens + 1)
-        for _, chunk in batch.prefills:
-            due += chunk * steps // block_tokens + 1
-        return due
-
-    def _blocks_due(self, batch: Batch, steps: int) -> int:
-        """Blocks that `steps` more repeats of `batch` need."""
-        due = self.decodes.blocks_due(steps) if batch.decoding else 0
-        for seq, chunk in batch.prefills:
-            due += self.blocks.growth(seq.base, chunk * steps)
-        return due
 
     def advance(self, batch: Batch, steps: int) -> None:
         """Schedule `batch` again until it counts `steps` steps, at most its horizon.
@@ -487,7 +564,7 @@ class Scheduler:
         decodes = self.decodes
         more = steps - 1
         if more:
-            due = self._blocks_due(batch, more)
+            due = blocks_due(batch, self.blocks, decodes, more)
             if due:
                 self.blocks.take_counted(due)
             for seq, chunk in batch.prefills:
@@ -499,6 +576,8 @@ class Scheduler:
         if batch.prefills:
             self._complete_prefills(batch)
         self._exhausted += len(batch.exhausted)
+        if self._on_served is not None:
+            self._on_served(batch, steps)
 
     def _complete_prefills(self, batch: Batch) -> None:
         for seq, _ in batch.prefills:
@@ -534,9 +613,11 @@ class Scheduler:
                     self._ahead -= 1
                 self.blocks.release(seq, seq.base, seq.base)
             else:  # preempted with its last token in flight
-                self.queue.remove(seq)
+                self._leave_queue(seq)
                 self._forget_swapped(seq)
                 seq.status = FINISHED
+            if self._on_ended is not None:
+                self._on_ended(seq)
             finished.append(seq)
         return finished
 
@@ -567,6 +648,8 @@ class Scheduler:
         seq.status = WAITING
         seq.base = 0
         seq.preemptions += 1
+        if self._on_queued is not None:
+            self._on_queued(seq)
         self.queue.put_back(seq)
         batch.preempted += (seq,)
 

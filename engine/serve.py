@@ -13,6 +13,7 @@ from engine.records import ServiceRecords
 from engine.scheduler import UNLIMITED
 from engine.slo import SloSettings
 from engine.work import Generation
+from traces.errors import PolicyError
 from traces.pipeline import TraceSettings
 from traces.request import Request
 
@@ -91,26 +92,34 @@ def serve(
             in the prefix cache; False: what the model says.
         progress: told after each step.
         on_end: told of each generation that ended.
+
+    Raises:
+        PolicyError: a policy of the user's own broke its contract.
     """
     clock, scheduler = engine.clock, engine.scheduler
     room = UNLIMITED if speed is not None else AHEAD
     arrivals = Arrivals(requests, speed, engine.executor.vocab, engine.settings.seed)
     begin = records.start()
-    while arrivals.next is not None or engine.work_left:
-        now = clock.now()
-        while arrivals.due(now - begin) and scheduler.waiting < room:
-            after, request, text = arrivals.take()
-            _accept(engine, begin + after, request, text, records, forced)
-        if engine.work_left:
-            ended = engine.step()
-            records.stepped(ended)
-            if on_end is not None:
-                for generation in ended:
-                    on_end(generation)
-            if progress is not None:
-                progress(records)
-        elif arrivals.next is not None:
-            clock.wait_until(begin + arrivals.next[0])
+    try:
+        while arrivals.next is not None or engine.work_left:
+            now = clock.now()
+            while arrivals.due(now - begin) and scheduler.waiting < room:
+                after, request, text = arrivals.take()
+                _accept(engine, begin + after, request, text, records, forced)
+            if engine.work_left:
+                ended = engine.step()
+                records.stepped(ended)
+                if on_end is not None:
+                    for generation in ended:
+                        on_end(generation)
+                if progress is not None:
+                    progress(records)
+            elif arrivals.next is not None:
+                clock.wait_until(begin + arrivals.next[0])
+    except PolicyError as error:
+        passed_s = (clock.now() - begin) / PICOSECONDS
+        when = f"in step {engine.steps}, at {passed_s:.3f} s"
+        raise error.during(when) from error.__cause__
     records.flush()
 
 

@@ -230,6 +230,11 @@ class ModelShape:
         """FLOPs of all layers' attention for one token looking at one token: QK and PV."""
         return 4 * self.layers * self.heads_per_gpu(tp) * self.head_dim
 
+    @property
+    def even_context_tokens(self) -> int:
+        """Tokens of context whose attention takes as many FLOPs as a token's linear maps."""
+        return self.gemm_flops_per_token() // self.attention_flops_per_pair()
+
     def lm_head_flops_per_row(self, tp: int = 1) -> int:
         """FLOPs of the output head for one row of logits."""
         return 2 * self.lm_head_weights(tp)

@@ -56,7 +56,8 @@ class Share(NamedTuple):
 GPU: Final = 0
 CPU: Final = 1
 DISK: Final = 2
-TIERS: Final = ("gpu", "cpu", "disk")
+REMOTE: Final = 3
+TIERS: Final = ("gpu", "cpu", "disk", "remote")
 """Where a KV block can lie; a tier's level is its place here."""
 
 

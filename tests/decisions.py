@@ -16,6 +16,7 @@ from typing import Any
 from calibration.costs import LinearCost, duration_ps, steps_to_cover
 from engine.batch import Batch
 from engine.config import CacheSettings, SchedulerSettings
+from engine.demand import blocks_due
 from engine.prefix import Piece
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
@@ -91,9 +92,30 @@ def settings_of(params: Record) -> tuple[SchedulerSettings, CacheSettings]:
         async_scheduling=params["async_scheduling"],
     )
     cache = CacheSettings(
-        block_tokens=params["block_size"], prefix_caching=not params["no_prefix_caching"]
+        block_tokens=params["block_size"],
+        prefix_caching=not params["no_prefix_caching"],
+        eviction=params.get("eviction", "lru"),
     )
     return scheduler, cache
+
+
+def unreferenced(policy: Any) -> list[Piece]:
+    """The pieces an eviction policy keeps, an audited one's or one of our own."""
+    if hasattr(policy, "sizes"):
+        return list(policy.sizes)
+    if hasattr(policy, "_queues"):
+        return [piece for queue in policy._queues for piece in queue.pieces()]
+    if hasattr(policy, "_queue"):
+        return policy._queue.pieces()
+    if hasattr(policy, "_pushes"):
+        return list(policy._pushes)
+    pieces: list[Piece] = []
+    piece = policy._ends.after
+    while piece is not policy._ends:
+        assert piece.after.before is piece
+        pieces.append(piece)
+        piece = piece.after
+    return pieces
 
 
 def cached_contents(core: Scheduler) -> int:
@@ -101,12 +123,7 @@ def cached_contents(core: Scheduler) -> int:
     blocks = core.blocks
     if not blocks.caching:
         return 0
-    pieces: dict[int, tuple[Piece, int]] = {}
-    ends = blocks.eviction._ends  # type: ignore[attr-defined]
-    piece = ends.after
-    while piece is not ends:
-        pieces[id(piece)] = (piece, piece.end)
-        piece = piece.after
+    pieces = {id(piece): (piece, piece.end) for piece in unreferenced(blocks.eviction)}
     for seq in core.running:
         bound = seq.open.start
         pieces[id(seq.open)] = (seq.open, blocks.prefix.end_of(seq.open))
@@ -164,6 +181,7 @@ class Decider:
         asynchronous = self.core.settings.async_scheduling
         pending: tuple[Batch, list[Record], int] | None = None
         while len(self.steps) < max_steps:
+            self.core.moment.now = self.now
             self.drain()
             evicted = self.core.blocks.evicted
             batch = self.core.schedule()
@@ -284,7 +302,7 @@ class Decider:
         free, evicted = core.blocks.free, core.blocks.evicted
         for step in range(1, len(records)):
             records[step]["running"] = len(core.running)  # the output before may have ended some
-            records[step]["free_blocks"] = free - core._blocks_due(batch, step)  # pyright: ignore
+            records[step]["free_blocks"] = free - blocks_due(batch, core.blocks, core.decodes, step)
         core.advance(batch, len(records))
         if len(records) > 1:
             # evictions inside a segment are known in sum
@@ -294,7 +312,7 @@ class Decider:
             assert records[-1]["free_blocks"] == core.blocks.free
 
     def take_output(self, batch: Batch, records: list[Record], end: int) -> None:
-        self.now = max(self.now, end)
+        self.now = self.core.moment.now = max(self.now, end)
         finished = self.core.output(batch)
         for seq in batch.completed:
             if seq.first_token < 0:

@@ -14,3 +14,13 @@ class TraceError(KvcastError):
 
 class ConfigError(KvcastError):
     """A setting that is unknown, out of range or contradicts another."""
+
+
+class PolicyError(KvcastError):
+    """A policy of the user's own that broke its contract; names it, the request and the time."""
+
+    def during(self, moment: str) -> "PolicyError":
+        """The same error, which ends with when it happened."""
+        said = PolicyError(f"{self}, {moment}")
+        said.__cause__ = self.__cause__
+        return said

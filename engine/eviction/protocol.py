@@ -19,9 +19,16 @@ class EvictionPolicy(Protocol):
 
     - `begin(piece)`: a request is about to compute `piece`, whose first block has the content
       `piece.key`; called before room is made for it.
+    - `hit(piece, seq)`: `seq` hit `piece`, whether it was referenced or not; `remove` or `replace`
+      came before.
     - `queued(seq)`, `unqueued(seq)`: a request came into the queue; it left it, to run or for good.
+    - `together(piece) -> int`: of the victim, how many of the last blocks go before it is asked for
+      a victim again, if that many are needed; without it all of them.
     - `expired() -> Piece | None`: a piece that nobody may hit any more, to be given up now; asked
-      before each lookup until it is None.
+      when a request is first looked up, until it is None.
+
+    And it may have an attribute `leaf_first`: True promises that a piece never goes before another
+    that continues it, as in LRU order; it saves the search for content that was left behind so.
     """
 
     def push(self, piece: Piece) -> None:
@@ -52,6 +59,14 @@ class Future(Protocol):
     def next_use(self, key: int) -> int:
         """Rank, in arrival order, of the next request that will ask for the content `key`; a
         number above all ranks if there is none."""
+        ...
+
+    def passed(self, rank: int) -> None:
+        """Request `rank` was admitted, or will not be: it asks for nothing any more."""
+        ...
+
+    def begins(self) -> int:
+        """All requests of a lesser rank have passed."""
         ...
 
 

@@ -1,6 +1,7 @@
 """First in, first out: by when a piece was freed, or by when it was computed."""
 
 from heapq import heappop, heappush
+from typing import Final
 
 from engine.eviction.protocol import CacheView
 from engine.prefix import Piece
@@ -11,6 +12,8 @@ class LeastRecentlyFreed:
 
     A queue linked through the pieces themselves, so that leaving its middle costs nothing.
     """
+
+    leaf_first: Final = True
 
     __slots__ = ("_ends",)
 

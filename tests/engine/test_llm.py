@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 from engine.config import CacheSettings, EngineSettings, OffloadSettings, SchedulerSettings
 from engine.llm import LLMEngine
 from engine.metrics import FINISHED, TIMED_OUT
+from engine.policies import VICTIM
 from engine.work import Generation
+from tests.engine.eviction.audit import POLICIES, SPECS
 from tests.engine.ledger import VOCAB, Ledger, continuation
+from tests.sim.clusters import orders
 from traces.request import Request
 
 NO_STOP: frozenset[int] = frozenset()
@@ -78,7 +81,11 @@ asks = st.lists(
 schedulers = st.fixed_dictionaries(
     {
         "async_scheduling": st.booleans(),
-        "order": st.sampled_from(["fcfs", "priority", "shortest-prefill"]),
+        "order": orders,
+        "victim": st.sampled_from([None, None, *VICTIM]),
+        "chunking": st.sampled_from(
+            [None, "fixed:tokens=1", "fixed:tokens=5", "stall-free:tokens=4"]
+        ),
         "max_num_seqs": st.integers(2, 8),
         "max_num_batched_tokens": st.sampled_from([6, 24, 64]),
         "long_prefill_token_threshold": st.sampled_from([0, 3]),
@@ -87,7 +94,7 @@ schedulers = st.fixed_dictionaries(
     }
 )
 caches = st.fixed_dictionaries(
-    {"prefix_caching": st.booleans(), "eviction": st.sampled_from(["lru", "fifo"])}
+    {"prefix_caching": st.booleans(), "eviction": st.sampled_from(SPECS)}
 )
 offloads = st.fixed_dictionaries(
     {
@@ -95,7 +102,9 @@ offloads = st.fixed_dictionaries(
         "disk_bytes": st.integers(0, 12),
         "disk_path": st.just("unused"),
         "write": st.sampled_from(["on_evict", "through"]),
-        "eviction": st.sampled_from(["lru", "fifo"]),
+        "prefetch": st.sampled_from(["never", "on_arrival"]),
+        "prefetch_share": st.sampled_from([0.3, 1.0]),
+        "eviction": st.sampled_from(POLICIES),
     }
 )
 
@@ -110,7 +119,15 @@ def test_whatever_is_reused_the_text_is_the_same(wanted, scheduler, cache, offlo
     for step in range(3000):
         while waiting and waiting[0][1][4] <= step:
             number, (prompt, tokens, stop, priority, _, patience) = waiting.pop(0)
-            request = Request(number, 0.0, 1, 1, priority=priority)
+            request = Request(
+                number,
+                0.0,
+                1,
+                1,
+                tenant=f"t{number % 3}",
+                slo_class=f"c{priority}",
+                priority=priority,
+            )
             generation = it.add(prompt, tokens, stop_tokens=stop, request=request)
             running[generation] = (prompt, tokens, stop, step + patience if patience else 10**9)
         for generation, (_, _, _, until) in running.items():

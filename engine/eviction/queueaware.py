@@ -1,0 +1,103 @@
+"""What those who wait will ask for is spared."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.eviction.divided import Queues
+from engine.eviction.protocol import CacheView
+from engine.prefix import Piece, PrefixIndex
+from engine.sequence import Sequence
+
+
+class QueueInformed(Queues):
+    """LRU, but what a queued request begins with goes only if nothing else is left.
+
+    The queue tells the near future for certain: evicting what its requests will hit is work done
+    twice. Without a queue this is LRU; and where the queue wants more than the cache holds, it
+    keeps what all want and churns through the rest.
+
+    A piece is looked at when it would be evicted: if its first block is wanted, it is set aside
+    until nobody wants it any more. O(hashes of the prompt) for a request queued.
+
+    Source: the idea is CachedAttention's look-ahead eviction (Gao et al., "Cost-efficient large
+    language model serving for multi-turn conversations with CachedAttention", USENIX ATC 2024),
+    there for the tiers below the GPU.
+    """
+
+    __slots__ = ("_aside", "_asked", "_prefix", "_wanted")
+
+    PLAIN: Final = 0
+    WANTED: Final = 1
+
+    def __init__(self, view: CacheView) -> None:
+        super().__init__(2)
+        self._prefix: PrefixIndex | None = view.prefix
+        self._wanted: dict[int, int] = {}
+        """By content hash, how many queued requests have it in their prompt."""
+        self._asked: dict[Sequence, int] = {}
+        """How many leading hashes of a queued request count."""
+        self._aside: dict[int, list[Piece]] = {}
+        """Wanted pieces found, by the hash of their first block."""
+
+    def queued(self, seq: Sequence) -> None:
+        """`seq` waits: its prompt is wanted."""
+        if self._prefix is None or not seq.shared_blocks:
+            return
+        wanted = self._wanted
+        count = self._prefix.hashes_of(seq, seq.prompt_tokens + seq.generated)
+        self._asked[seq] = count
+        for block_hash in seq.hashes[:count]:
+            wanted[block_hash] = wanted.get(block_hash, 0) + 1
+        self._chosen = None
+
+    def unqueued(self, seq: Sequence) -> None:
+        """`seq` does not wait any more."""
+        count = self._asked.pop(seq, 0)
+        wanted = self._wanted
+        for block_hash in seq.hashes[:count]:
+            left = wanted[block_hash] - 1
+            if left:
+                wanted[block_hash] = left
+                continue
+            del wanted[block_hash]
+            aside = self._queues[self.WANTED]
+            for piece in self._aside.pop(block_hash, ()):
+                if piece in aside:
+                    self._put_back(piece)
+        self._chosen = None
+
+    def push(self, piece: Piece) -> None:
+        """Queue `piece` as used now."""
+        self.join(piece, self.PLAIN)
+
+    def replace(self, piece: Piece, tail: Piece) -> None:
+        """Put `tail` where `piece` stands; whether it is wanted is seen anew."""
+        super().replace(piece, tail)
+        if tail.segment == self.WANTED:
+            self._put_back(tail)
+
+    def choose(self) -> Piece:
+        """The least recently used that nobody waits for, if there is one."""
+        plain, aside = self._queues
+        while len(plain):
+            piece = plain.least()
+            block_hash = self._hash(piece)
+            if block_hash not in self._wanted:
+                return piece
+            plain.discard(piece)
+            piece.segment = self.WANTED
+            aside.add(piece, 0.0, piece.place)
+            self._aside.setdefault(block_hash, []).append(piece)
+        return aside.least()
+
+    def _put_back(self, piece: Piece) -> None:
+        self._queues[self.WANTED].discard(piece)
+        piece.segment = self.PLAIN
+        self.rejoin(piece)
+
+    def _hash(self, piece: Piece) -> int:
+        owner = piece.owner
+        if self._prefix is None or owner is None or piece.start >= owner.shared_blocks:
+            return -1
+        return self._prefix.hash_at(owner, piece.start)
