@@ -13,6 +13,9 @@ from typer.core import TyperCommand
 from calibration.calibrate_cli import calibrate
 from calibration.cli import profile_app
 from engine.cli import engine_app
+from sim.cache_cli import cache
+from sim.compare_cli import compare
+from sim.policies_cli import policies
 from sim.replay import Progress
 from sim.validate_cli import validate
 from traces.cli import trace_app
@@ -29,6 +32,9 @@ app.add_typer(profile_app, name="profile")
 app.add_typer(engine_app, name="engine")
 app.command()(calibrate)
 app.command()(validate)
+app.command()(compare)
+app.command()(cache)
+app.command()(policies)
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -78,6 +84,13 @@ def replay(
     profile: Annotated[str | None, typer.Option(help="Profile; see `kvcast profile list`.")] = None,
     replicas: Annotated[str | None, typer.Option(metavar="N", help="Engine instances.")] = None,
     router: Annotated[str | None, typer.Option(help="How requests are spread.")] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KIND=POLICY, a policy's name, or your own FILE.py:NAME; repeatable."
+            " See `kvcast policies`."
+        ),
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="Way of serving: vllm, vllm-v0, orca, static.")
     ] = None,
@@ -119,13 +132,16 @@ def replay(
     """Replay a trace on a simulated cluster and say what came of it."""
     from rich.console import Console
 
+    from engine.kinds import policy_settings
     from engine.slo import parse_slo
     from sim.folder import replay_to_folder
+    from sim.kinds import KINDS
     from sim.replay import replay as replay_in_memory
     from sim.report.table import summary_table
     from sim.scenario import load_scenario
     from traces.options import given, number
     from traces.pipeline import parse_operation
+    from traces.settings import merged
 
     options: dict[str, Any] = {
         "trace": {"path": trace, "skip_bad_rows": skip_bad_rows or None},
@@ -138,7 +154,8 @@ def replay(
     }
     if op:
         options["trace"]["operations"] = [parse_operation(one).model_dump() for one in op]
-    settings = load_scenario(scenario, set_ or (), given(options))
+    options = merged(given(options), policy_settings(policy or (), KINDS))
+    settings = load_scenario(scenario, set_ or (), options)
     console = Console()
     with _progress(settings.uncertainty.replications) as seen:
         if out is None:

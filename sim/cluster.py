@@ -11,12 +11,15 @@ from simpy import Environment
 from simpy.events import URGENT
 
 from calibration.costs import PICOSECONDS
+from engine.eviction.protocol import Future
 from engine.metrics import FINISHED, REJECTED, TIMED_OUT, TRUNCATED, UNFINISHED, request_row
 from engine.sequence import Sequence
+from sim.admission import Admission
 from sim.clock import happening
 from sim.records import Records
 from sim.replica import Replica
-from sim.router import Router
+from sim.routing.protocol import Router
+from traces.errors import PolicyError
 from traces.request import Request
 
 JUST_AFTER_PS = 1
@@ -33,11 +36,13 @@ class Cluster:
         router: Router,
         records: Records,
         *,
+        admission: Admission | None = None,
         max_queue: int | None = None,
         timeout_ps: int | None = None,
         closed_loop: bool = False,
         end_ps: int | None = None,
         on_arrival: Callable[[int], None] | None = None,
+        future: Future | None = None,
     ) -> None:
         """A cluster without replicas yet: append them to `replicas`, then `serve`.
 
@@ -45,11 +50,13 @@ class Cluster:
             env: the clock, in integer picoseconds.
             router: chooses among `replicas`.
             records: takes a row for each request.
+            admission: says who is let in; None: everybody.
             max_queue: requests waiting on a replica beyond which it refuses more.
             timeout_ps: after this long without its last token a request is given up.
             closed_loop: a session's next turn comes `think_s` after the answer before it.
             end_ps: cut-off; None: until all is served.
             on_arrival: told every 1,024th arrival (for progress).
+            future: told of each request that ended, however it did.
         """
         self._env: Any = env
         self.replicas: list[Replica] = []
@@ -57,9 +64,12 @@ class Cluster:
         """How many requests were rejected, by reason."""
         self._router: Any = router
         self._records: Records = records
+        self._refuse: Any = None if admission is None else admission.refuse
+        self._admission_done: Any = getattr(admission, "done", None)
         self._max_queue: int = -1 if max_queue is None else max_queue
         self._timeout_ps: int = -1 if timeout_ps is None else timeout_ps
         self._closed_loop: bool = closed_loop
+        self._future: Any = future
         self._end_ps: int = -1 if end_ps is None else end_ps
         self._on_arrival: Any = on_arrival
         self._source: Iterator[Request] = iter(())
@@ -91,8 +101,12 @@ class Cluster:
         if self._end_ps >= 0:
             self._at(self._end_ps, self._stop)
         self._await_next()
-        with _collector_at_rest():
-            self._env.run()
+        try:
+            with _collector_at_rest():
+                self._env.run()
+            self._find_starved()
+        except PolicyError as error:
+            raise error.during(f"at {self._time_s():.6f} s") from error.__cause__
         self._close()
 
     # ---- arrivals
@@ -126,6 +140,8 @@ class Cluster:
         refusal = scheduler.refusal(request)
         if not refusal and 0 <= self._max_queue <= scheduler.waiting and scheduler.running:
             refusal = f"the queue holds cluster.max_queue = {self._max_queue} already"
+        if not refusal and self._refuse is not None:
+            refusal = self._refuse(request, index)
         if refusal:
             self.refusals[refusal] = self.refusals.get(refusal, 0) + 1
             self._end(index, seq, REJECTED, -1)
@@ -175,6 +191,24 @@ class Cluster:
         for replica in self.replicas:
             replica.stop()
 
+    def _find_starved(self) -> None:
+        """Nothing happens any more: nobody may be waiting, unless the run was cut off."""
+        for replica in self.replicas:
+            scheduler = replica.scheduler
+            if scheduler.waiting and not self._stopped:
+                request = scheduler.queue.first().request.request_id
+                raise PolicyError(
+                    f"scheduler.order '{scheduler.settings.order}': request {request} is not"
+                    f" admitted although nothing else runs on replica {replica.index}: it starves"
+                )
+
+    def _time_s(self) -> float:
+        """How far the run is; a replica may be ahead of the clock."""
+        latest: int = self._env._now
+        for replica in self.replicas:
+            latest = max(latest, replica.scheduler.moment.now)
+        return latest / PICOSECONDS
+
     def _close(self) -> None:
         for seq, index in self._open.items():
             seq.generated = self.replicas[index].generated_tokens(seq)
@@ -191,6 +225,10 @@ class Cluster:
         row = request_row(seq, index, outcome, finish, tenant, slo_class)
         self._records.request_rows.append(row)
         self._router.done(index, request)
+        if self._future is not None:
+            self._future.passed(request.request_id)
+        if self._admission_done is not None and outcome != REJECTED:
+            self._admission_done(index, request)
         if self._closed_loop and request.session_id >= 0:
             self._continue(request.session_id, finish if finish >= 0 else self._env._now)
 

@@ -121,6 +121,8 @@ def retrace(
     served: pl.DataFrame,
     steps: pl.DataFrame,
     settings: EngineSettings,
+    *,
+    context_tokens: int = 0,
 ) -> Retrace:
     """Serve the requests of an engine's run in the simulator, with the engine's step times.
 
@@ -132,6 +134,7 @@ def retrace(
         served: its requests.parquet.
         steps: its steps.parquet.
         settings: its settings, resolved.
+        context_tokens: as the engine was given, for eviction by the cost of computing anew.
 
     Raises:
         DivergenceError: the simulator forms another batch than the engine did.
@@ -146,7 +149,13 @@ def retrace(
     env: Any = new_clock()
     cost = RecordedCost(recording)
     # as the engine's: what is preempted in the step that scheduled it was never computed
-    core = Scheduler(settings.scheduler, settings.cache, settings.num_blocks, executed=True)
+    core = Scheduler(
+        settings.scheduler,
+        settings.cache,
+        settings.num_blocks,
+        executed=True,
+        context_tokens=context_tokens,
+    )
     done: list[Sequence] = []
     records = Records(ServiceMetrics())
     replica = Replica(env, 0, core, cost, records, lambda _, seq: done.append(seq))

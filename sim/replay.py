@@ -10,17 +10,21 @@ import numpy as np
 
 from calibration.costs import PICOSECONDS, CostModel
 from calibration.profiles import Profile, load_profile
+from engine.batch import Batch
 from engine.metrics import REQUEST_COLUMNS, ServiceMetrics
 from engine.scheduler import Scheduler
+from sim.admission import Door, admission_policy
 from sim.clock import new_clock
 from sim.cluster import Cluster
 from sim.fit import fitted
+from sim.foresight import foreseen
 from sim.records import SEGMENT_COLUMNS, Records
 from sim.replica import Replica
 from sim.result import Result
-from sim.router import ROUTERS
+from sim.routing import router_of
+from sim.routing.view import FleetView
 from sim.scenario import Scenario
-from sim.tiers import CopyingCost, tiers_of
+from sim.tiers import memory_below
 from sim.uncertainty import (
     Draw,
     Figures,
@@ -175,9 +179,7 @@ class Run:
             self.trace = scenario.trace.open(scenario.seed)
             requests = self.trace
         self._requests = requests
-        self._block_bytes = self.profile.shape.kv_block_bytes(
-            self.profile.kv_dtype, scenario.cache.block_tokens, self.profile.tp
-        )
+        self._below = memory_below(scenario.offload, scenario.cache, self.profile)
         self.records: Records
         self.cluster: Cluster
 
@@ -197,23 +199,27 @@ class Run:
         settings = scenario.cluster
         metrics = ServiceMetrics(_ps(scenario.warmup_s), scenario.slo.limits_ps())
         self.records = records = Records(metrics, requests=requests_to, segments=segments_to)
+        requests, future = foreseen(scenario, self._requests)
         env = new_clock()
-        random = np.random.default_rng(scenario.seed)
+        view = self._view(env)
+        router = router_of(settings.router, view)
+        door = Door(view, self.cost, scenario.slo)
+        admission = admission_policy(settings.admission, door)
         self.cluster = cluster = Cluster(
             env,
-            ROUTERS[settings.router](settings.replicas, random),
+            view.watching(router),
             records,
+            admission=admission,
             max_queue=settings.max_queue,
             timeout_ps=_ps_if(settings.request_timeout_s),
             closed_loop=settings.closed_loop,
             end_ps=_ps_if(scenario.end_s),
             on_arrival=progress,
+            future=future,
         )
         for index in range(settings.replicas):
             cost = self._draw.noisy(self.cost, self.profile, index)
-            tiers = tiers_of(scenario.offload, self._block_bytes, self.profile.kv_dtype)
-            if tiers is not None:
-                cost = CopyingCost(cost, tiers, self.profile.copies, self._block_bytes)
+            tiers = None if self._below is None else self._below.tiers()
             scheduler = Scheduler(
                 self.scheduler,
                 scenario.cache,
@@ -221,10 +227,32 @@ class Run:
                 named=tiers is not None,
                 executed=tiers is not None,
                 tiers=tiers,
+                step_time=partial(_first_step_ps, self.cost),
+                context_tokens=self.profile.shape.even_context_tokens,
+                future=future,
             )
+            if self._below is not None:
+                cost = self._below.cost(scheduler, cost, self.cost)
             cluster.replicas.append(Replica(env, index, scheduler, cost, records, cluster.ended))
-        cluster.serve(self._requests)
+        view.attach(cluster.replicas)
+        cluster.serve(requests)
         records.flush()
+
+    def _view(self, env: Any) -> FleetView:
+        """What the router, and whoever stands at the door, may know of the replicas."""
+        block_tokens = self.scenario.cache.block_tokens
+        profile = self.profile
+        return FleetView(
+            self.scenario.cluster.replicas,
+            np.random.default_rng(self.scenario.seed),
+            clock=lambda: env._now,
+            cost=self.cost,
+            block_tokens=block_tokens,
+            kv_blocks=self.num_blocks - 1,
+            kv_block_bytes=profile.tp
+            * profile.shape.kv_block_bytes(profile.kv_dtype, block_tokens, profile.tp),
+            step_tokens=self.scheduler.max_num_batched_tokens,
+        )
 
     def replicate(self, jobs: int = 1, progress: Progress | None = None) -> list[Figures]:
         """The figures of each replication; see the function of this name."""
@@ -292,13 +320,11 @@ class Run:
         }
 
     def _tiers(self) -> dict[str, int] | None:
-        """Blocks copied and kept below the GPUs, of all replicas; None without tiers."""
-        each = [
-            replica.scheduler.tiers.summary()
-            for replica in self.cluster.replicas
-            if replica.scheduler.tiers is not None
-        ]
-        return {name: sum(one[name] for one in each) for name in each[0]} if each else None
+        """Where prefixes were found and what was copied, in all replicas; None without tiers."""
+        if self._below is None:
+            return None
+        tiers = [replica.scheduler.tiers for replica in self.cluster.replicas]
+        return self._below.summary([each for each in tiers if each is not None])
 
     def _warnings(self) -> list[str]:
         warnings = [
@@ -332,6 +358,11 @@ class Run:
         if beyond:
             warnings.append(beyond)
         return warnings
+
+
+def _first_step_ps(cost: CostModel, batch: Batch) -> int:
+    """What one step of `batch` takes."""
+    return cost.progression(batch)[0]
 
 
 def _ps(seconds: float) -> int:

@@ -12,6 +12,7 @@ from simpy.events import NORMAL
 
 from calibration.costs import CostModel, duration_ps, steps_to_cover
 from engine.batch import Batch
+from engine.moment import Moment
 from engine.scheduler import Scheduler
 from engine.sequence import FINISHED, RUNNING, WAITING, Sequence
 from sim.clock import happening
@@ -32,6 +33,7 @@ class Replica:
     __slots__ = (
         "_add_segment",
         "_asynchronous",
+        "_at",
         "_batch",
         "_busy_until",
         "_callbacks",
@@ -45,14 +47,17 @@ class Replica:
         "_in_flight",
         "_interrupted",
         "_late",
+        "_moment",
         "_on_end",
         "_prefill_first",
+        "_queued",
         "_records",
         "_spare",
         "_start",
         "_steps",
         "_stopped",
         "index",
+        "on_first_token",
         "scheduler",
     )
 
@@ -79,9 +84,16 @@ class Replica:
         self.index: int = index
         self.scheduler: Scheduler = scheduler
         self._cost: Any = cost
+        self._at: Any = getattr(cost, "at", None)
+        """Told when a step is scheduled and when the device is free, if its cost depends on it."""
+        self._queued: Any = getattr(cost, "queued", None)
+        """Told when a sequence is queued, which may make copies begin."""
         self._records: Records = records
         self._add_segment: Any = records.segment_rows.append
         self._on_end: Any = on_end
+        self.on_first_token: Any = None
+        """Told of each sequence when its first token is out; None: nobody is."""
+        self._moment: Moment = scheduler.moment
         self._asynchronous: bool = scheduler.settings.async_scheduling
         self._callbacks: Any = [self._wake_late if self._asynchronous else self._wake]
         """SimPy takes the list off a fired event, but leaves it as it is."""
@@ -114,7 +126,10 @@ class Replica:
     def submit(self, seq: Sequence) -> None:
         """Queue a sequence that arrives now."""
         seq.queued = self._next_call()
+        self._moment.now = self._env._now
         matters = self.scheduler.add(seq)
+        if self._queued is not None:
+            self._queued(self._env._now)
         if self._batch is None:
             if self._event is None:
                 self._wake_at(self._env._now)
@@ -137,7 +152,7 @@ class Replica:
             self._cut()
 
     def generated_tokens(self, seq: Sequence) -> int:
-        """Output tokens of an unfinished sequence that are out by now; O(1)."""
+        """Output tokens of an unfinished sequence that were out before now; O(1)."""
         decodes = self.scheduler.decodes
         if not seq.decoding:
             in_flight = seq.status == RUNNING and seq.base >= seq.prefill_end
@@ -149,9 +164,39 @@ class Replica:
             return scheduled
         elapsed = self._env._now - self._start
         done = 0  # steps of the segment; the epoch counts its first one
-        if elapsed >= self._first:
-            done = steps_to_cover(self._first, self._growth, elapsed + 1) - 1
+        if elapsed > self._first:
+            done = steps_to_cover(self._first, self._growth, elapsed) - 1
         return scheduled - 1 + min(done, self._steps)
+
+    def kv_blocks_used(self) -> int:
+        """Blocks that sequences hold by now, those of a running segment's later steps included."""
+        blocks = self.scheduler.blocks
+        used = blocks.usable - blocks.free
+        batch = self._batch
+        if batch is None:
+            return used
+        more = self._steps_more()
+        if batch.decoding:
+            used += self.scheduler.decodes.blocks_due(more)
+        for seq, chunk in batch.prefills:
+            used += blocks.growth(seq.base, chunk * more)
+        return used
+
+    def context_tokens(self) -> int:
+        """Tokens that the decoding sequences have computed by now, in all."""
+        batch, decodes = self._batch, self.scheduler.decodes
+        more = self._steps_more() if batch is not None and batch.decoding else 0
+        return decodes.context_tokens + decodes.size * more
+
+    def _steps_more(self) -> int:
+        """Steps of the running segment, beyond its first, that are scheduled by now."""
+        elapsed = self._env._now - self._start
+        if elapsed <= 0 or self._steps == 1:
+            return 0
+        steps = steps_to_cover(self._first, self._growth, elapsed)
+        if self._asynchronous:
+            steps += 1
+        return min(steps, self._steps) - 1
 
     # ---- synchronous: schedule, run, output
 
@@ -163,6 +208,7 @@ class Replica:
         scheduler = self.scheduler
         now = self._env._now
         while True:
+            self._moment.now = now
             batch = self._batch
             if batch is not None:
                 scheduler.advance(batch, self._steps)
@@ -197,6 +243,7 @@ class Replica:
                     if not self._passes(its_end):
                         return
                     now = its_end
+                self._moment.now = now
                 self._take_output(in_flight, now)
                 self._in_flight = None
             if batch is not None:
@@ -205,6 +252,7 @@ class Replica:
                     if not self._passes(last_step):
                         return
                     now = last_step
+                self._moment.now = now
                 scheduler.advance(batch, self._steps)
                 self._record(batch, self._busy_until)
                 self._in_flight = batch
@@ -251,6 +299,8 @@ class Replica:
 
     def _begin(self, batch: Batch, called: int, start: int) -> None:
         """Start a segment at `start` that was scheduled at `called`."""
+        if self._at is not None:
+            self._at(called, start)
         first, growth, steps = self._cost.progression(batch)
         if batch.horizon < steps:
             steps = batch.horizon
@@ -304,6 +354,8 @@ class Replica:
         for seq in batch.completed:
             if seq.first_token < 0:
                 seq.first_token = now
+                if self.on_first_token is not None:
+                    self.on_first_token(self, seq)
             elif seq.last_token >= 0:
                 self._records.gap(now - seq.last_token, 1)
                 # preempted again while this token was in flight: the next gap begins here

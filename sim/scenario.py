@@ -9,8 +9,10 @@ from typing import Any, Final
 from pydantic import Field, field_validator, model_validator
 
 from engine.config import CacheSettings, OffloadSettings, SchedulerSettings
+from engine.named import known_policy
 from engine.slo import SloSettings
-from sim.router import ROUTERS
+from sim.admission import ADMISSION
+from sim.routing import ROUTERS
 from traces.pipeline import TraceSettings
 from traces.settings import Settings, known_name, load_settings, merged, settings_of
 
@@ -52,7 +54,9 @@ class ClusterSettings(Settings):
     replicas: int = Field(default=1, ge=1)
     """Engine instances; each has the profile's GPUs."""
     router: str = "round-robin"
-    """A name in sim.router.ROUTERS."""
+    """A name in sim.routing.ROUTERS, with parameters or not, or a user's own."""
+    admission: str = "none"
+    """A name in sim.admission.ADMISSION, with parameters or not, or a user's own."""
     max_queue: int | None = Field(default=None, ge=0)
     """A busy replica with this many requests waiting rejects more; none: no limit."""
     request_timeout_s: float | None = Field(default=None, gt=0)
@@ -63,7 +67,12 @@ class ClusterSettings(Settings):
     @field_validator("router")
     @classmethod
     def _known_router(cls, name: str) -> str:
-        return known_name("router", name, ROUTERS)
+        return known_policy("router", name, ROUTERS)
+
+    @field_validator("admission")
+    @classmethod
+    def _known_admission(cls, name: str) -> str:
+        return known_policy("admission", name, ADMISSION)
 
 
 class MemorySettings(Settings):

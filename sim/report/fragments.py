@@ -7,6 +7,7 @@ from typing import Any
 from engine import units
 from sim.report import theme
 from sim.report.bounds import bounds, fleet_bounds, heading
+from sim.report.found import found_line
 
 Summary = Mapping[str, Any]
 
@@ -241,6 +242,7 @@ def facts(summary: Summary) -> str:
             f"{units.share(cache['hit_rate'])} of prompt tokens",
             ("cache.hit_rate",),
         ),
+        *([("Prompts came from", line, ())] if (line := found_line(summary)) else []),
         (
             "Cached blocks evicted",
             units.count(cache["evicted_blocks"]),

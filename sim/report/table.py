@@ -12,6 +12,7 @@ from rich.text import Text
 from engine import units
 from engine.tables import LATENCIES, latency_table, outcomes_line
 from sim.report.bounds import FIGURES, bounds, fleet_bounds, heading
+from sim.report.found import found_line
 
 BOUNDED = {key: units.STATISTICS[key] for key in ("mean", "p50", "p90", "p99")}
 """Statistics whose intervals find room in 80 columns."""
@@ -37,6 +38,7 @@ def summary_table(summary: Mapping[str, Any]) -> Group:
         latency_table(summary),
         gap,
         _fleet(summary),
+        *_found(summary),
         outcomes_line(summary),
         *_intervals(summary),
     )
@@ -93,6 +95,12 @@ def _fleet(summary: Mapping[str, Any]) -> Table:
     for one, other in zip(left, right, strict=True):
         grid.add_row(*one, *other)
     return grid
+
+
+def _found(summary: Mapping[str, Any]) -> list[RenderableType]:
+    """Where prompts were found, if there are tiers below the GPU."""
+    line = found_line(summary)
+    return [Text.assemble(("prompts from  ", "dim"), line)] if line else []
 
 
 def _intervals(summary: Mapping[str, Any]) -> list[RenderableType]:

@@ -1,16 +1,11 @@
-"""Copies between tiers take what their links need."""
-
-import pytest
+"""Rates of the links between tiers."""
 
 from calibration.copies import CopySettings
-from engine.work import CPU, DISK, GPU, Move, Place
+from engine.config import OffloadSettings
 
 
-def test_each_link_has_its_rate():
-    copies = CopySettings(block_s=0.5, cpu_bytes_per_s=10.0, disk_bytes_per_s=2.0)
-    up = Move(Place(CPU, 0), Place(GPU, 1))
-    down = Move(Place(GPU, 1), Place(CPU, 2))
-    spill = Move(Place(CPU, 2), Place(DISK, 3))
-    assert copies.seconds((), 20) == 0
-    assert copies.seconds((up, down), 20) == pytest.approx(2 * 2.5)
-    assert copies.seconds((up, spill), 20) == pytest.approx(2.5 + 10.5)
+def test_the_settings_of_the_tiers_come_before_the_profile():
+    copies = CopySettings(cpu_bytes_per_s=1.0, disk_bytes_per_s=2.0)
+    stated = copies.stated_by(OffloadSettings(disk_bytes_per_s=9.0, remote_latency_s=0.0))
+    assert stated == copies.model_copy(update={"disk_bytes_per_s": 9.0, "remote_latency_s": 0.0})
+    assert copies.stated_by(OffloadSettings()) == copies

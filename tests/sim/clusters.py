@@ -9,8 +9,10 @@ from calibration.costs import CostModel, LinearCost
 from calibration.hardware import gpu, model
 from calibration.roofline import roofline_cost
 from engine.config import CacheSettings, SchedulerSettings
-from sim.router import ROUTERS
+from engine.policies import ORDER, VICTIM
+from sim.routing import ROUTERS
 from tests.decisions import PS, as_requests, settings_of
+from tests.engine.eviction.audit import SPECS
 from tests.sim.served import Served, StepByStep
 from tests.workloads import cases
 from traces.request import Request
@@ -65,6 +67,33 @@ def longest(requests: tuple[Request, ...]) -> int:
     return max(request.prompt_tokens + request.output_tokens for request in requests)
 
 
+PARAMETERS = {
+    "shortest-job": ["prompt_weight=1.5"],
+    "noisy-shortest-job": ["error=2.5", "error=0.3:seed=5"],
+    "learned-shortest": ["learning_rate=0.9:first_guess=3"],
+    "shortest-remaining": ["prompt_weight=0.5"],
+    "earliest-deadline": ["default_s=0.01"],
+    "least-slack": ["ttft_s=0.01:prefill_tokens_per_s=100.0"],
+    "longest-prefix-match": ["most=3"],
+    "feedback": ["quantum=1:prompt_weight=1.0", "quantum=3:promote_after=2"],
+    "vtc": ["input_weight=0.3:t1=2.5", "t0=0.5"],
+    "deficit-round-robin": ["quantum=3", "quantum=20:t1=3"],
+    "dlpm": ["quantum=5", "quantum=40:most=3:t0=2"],
+}
+"""Of orders, so small or large that they matter within a few steps."""
+orders = st.sampled_from(sorted(ORDER)).flatmap(
+    lambda name: st.sampled_from([name, *(f"{name}:{one}" for one in PARAMETERS.get(name, []))])
+)
+chunkings = st.sampled_from(
+    [
+        "fixed:tokens=1",
+        "fixed:tokens=7",
+        "stall-free:tokens=3",
+        "latency-bounded:tbt_s=0.001:least=1",
+    ]
+)
+
+
 @st.composite
 def costs(draw: st.DrawFn, unit: dict[str, int]) -> CostModel:
     """The linear cost of a recorded case, or a roofline whose kinks lie among small batches."""
@@ -101,7 +130,7 @@ def swarms(draw: st.DrawFn) -> Setup:
             max_num_seqs=draw(st.integers(1, 20)),
             max_num_batched_tokens=budget,
             max_model_len=UNLIMITED,
-            order=draw(st.sampled_from(["fcfs", "fcfs", "priority", "shortest-prefill"])),
+            order=draw(st.sampled_from(["fcfs", *ORDER])),
             prefill_first=True,
             chunked_prefill=False,
             async_scheduling=False,
@@ -121,18 +150,33 @@ def workloads(draw: st.DrawFn, max_replicas: int = 4) -> Setup:
         recorded = [row | {"id": f"{row['id']}.{i}"} for row in recorded for i in range(replicas)]
     scheduler, cache = settings_of(params)
     # vLLM's victim among equals is the first admitted: two may preempt each other for ever
+    tenants = draw(st.integers(1, 4))
     requests = tuple(
-        request._replace(priority=request.priority * len(recorded) + i)
+        request._replace(
+            priority=request.priority * len(recorded) + i,
+            tenant=f"t{i * i % tenants}",
+            slo_class=f"class {i % 2}",
+        )
         for i, (request, _) in enumerate(as_requests(recorded, cache.block_tokens))
     )
     whole = longest(requests)
     num_blocks = params["num_blocks"]
     changes: dict[str, Any] = {"max_model_len": UNLIMITED}
+    if draw(st.booleans()):
+        changes["order"] = draw(orders)
+    if draw(st.integers(0, 3)) == 2:
+        # chunk by chunk, two that do not fit together may preempt each other for ever
+        changes |= {
+            "victim": draw(st.sampled_from(sorted(VICTIM))),
+            "reserve_full_sequence": True,
+        }
     if draw(st.integers(0, 7)) == 3:  # answers are cut short, prompts refused
         changes["max_model_len"] = max(2, whole - draw(st.integers(0, 20)))
-    way = draw(st.sampled_from(["as set", "as set", "static", "prefill first", "as set"]))
+    way = draw(st.sampled_from(["as set", "as set", "static", "prefill first", "chunks"]))
     if way == "static":
         changes["batching"] = "static"
+    elif way == "chunks":
+        changes |= {"chunking": draw(chunkings), "chunked_prefill": True}
     elif way == "prefill first":
         changes |= {
             "prefill_first": True,
@@ -146,6 +190,8 @@ def workloads(draw: st.DrawFn, max_replicas: int = 4) -> Setup:
         cache = CacheSettings(
             block_tokens=cache.block_tokens, allocation="contiguous", prefix_caching=False
         )
+    elif draw(st.booleans()):
+        cache = cache.model_copy(update={"eviction": draw(st.sampled_from(SPECS))})
     scheduler = SchedulerSettings.model_validate(scheduler.model_dump() | changes)
     return Setup(
         requests=requests,

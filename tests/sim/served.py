@@ -1,6 +1,7 @@
 """Serve requests on simulated replicas, straight from settings, for tests."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from sim.clock import new_clock
 from sim.cluster import Cluster
 from sim.records import SEGMENT_COLUMNS, Records
 from sim.replica import Replica
-from sim.router import ROUTERS
+from sim.routing import router_of
+from sim.routing.protocol import Router
+from sim.routing.view import FleetView
 from traces.request import Request
 
 
@@ -28,6 +31,21 @@ class StepByStep:
     def progression(self, batch: Any) -> tuple[int, int, int]:
         first, growth, _ = self.cost.progression(batch)
         return first, growth, 1
+
+
+class Observed:
+    """A router of which a test looks at every choice before it is made."""
+
+    def __init__(self, router: Router, look: Callable[[Request], None]) -> None:
+        self.router = router
+        self.look = look
+
+    def choose(self, request: Request) -> int:
+        self.look(request)
+        return self.router.choose(request)
+
+    def done(self, replica: int, request: Request) -> None:
+        self.router.done(replica, request)
 
 
 class Served:
@@ -45,6 +63,7 @@ class Served:
         router: str = "round-robin",
         seed: int = 0,
         metrics: ServiceMetrics | None = None,
+        at_choice: Callable[["Served", Request], None] | None = None,
         **cluster: Any,
     ) -> None:
         self._requests, self._segments = MemorySink(), MemorySink()
@@ -54,15 +73,33 @@ class Served:
         )
         self.sequences: list[Sequence] = []
         env = new_clock()
-        random = np.random.default_rng(seed)
-        self.cluster = Cluster(env, ROUTERS[router](replicas, random), self.records, **cluster)
+        scheduler = scheduler or SchedulerSettings(async_scheduling=False)
+        cache = cache or CacheSettings()
+        clock: Any = env
+        self.view = view = FleetView(
+            replicas,
+            np.random.default_rng(seed),
+            clock=lambda: clock._now,
+            cost=cost,
+            block_tokens=cache.block_tokens,
+            kv_blocks=num_blocks - 1,
+            kv_block_bytes=1 << 16,
+            step_tokens=scheduler.max_num_batched_tokens,
+        )
+        self.router = router_of(router, view)
+        routing: Router = view.watching(self.router)
+        if at_choice is not None:
+            routing = Observed(routing, partial(at_choice, self))
+        self.cluster = Cluster(env, routing, self.records, **cluster)
         for index in range(replicas):
             core = Scheduler(
-                scheduler or SchedulerSettings(async_scheduling=False),
-                cache or CacheSettings(),
+                scheduler,
+                cache,
                 num_blocks,
+                step_time=lambda batch: cost.progression(batch)[0],
             )
             self.cluster.replicas.append(Replica(env, index, core, cost, self.records, self._ended))
+        view.attach(self.cluster.replicas)
         self.cluster.serve(requests)
         self.records.flush()
 
@@ -72,8 +109,14 @@ class Served:
 
     @property
     def rows(self) -> Any:
-        """Request rows by request id."""
+        """Request rows by request id; tenants and SLO classes are numbered by their names' order,
+        not by that of the ends, which of ends at one moment means nothing."""
         rows = self._requests.rows(len(REQUEST_COLUMNS))
+        names = self.cluster.names
+        rank = np.argsort(np.argsort(names))
+        for column in ("tenant", "slo_class"):
+            at = REQUEST_COLUMNS.index(column)
+            rows[:, at] = rank[rows[:, at]]
         return rows[np.argsort(rows[:, 0], kind="stable")]
 
     def column(self, name: str) -> Any:

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration.costs import LinearCost
+from engine.config import CacheSettings, SchedulerSettings
 from sim.records import SEGMENT_COLUMNS
 from tests.sim.clusters import Setup, crowded_setups, setups
 from tests.sim.served import Served
+from traces.request import Request
 
 AT = {name: i for i, name in enumerate(SEGMENT_COLUMNS)}
 CONSTANT = ("decodes", "prefill_sequences", "prefill_tokens", "streams")
@@ -50,6 +52,26 @@ def test_replicas_may_step_at_the_same_moments(setup: Setup, data: st.DataObject
 @given(crowded_setups())
 def test_clients_that_give_up_or_wait_for_answers_change_nothing(setup: Setup) -> None:
     assert_same(setup.serve(), setup.serve(exact=True))
+
+
+def test_a_token_that_comes_just_after_the_deadline_does_not_count() -> None:
+    step_ps = 1_000_000_000
+    turns = (Request(i, 0.0, 1, 1, session_id=0, turn=i, priority=i) for i in range(11))
+    setup = Setup(
+        requests=(*turns, Request(11, 0.002, 1, 4, priority=11)),
+        cost=LinearCost(step_ps, 0, 0, 0),
+        scheduler=SchedulerSettings(
+            max_num_seqs=1, max_num_batched_tokens=5, max_model_len=1_000_000
+        ),
+        cache=CacheSettings(block_tokens=1, prefix_caching=False),
+        num_blocks=6,
+        replicas=1,
+        closed_loop=True,
+        timeout_ps=3 * step_ps,
+    )
+    fast, exact = setup.serve(), setup.serve(exact=True)
+    assert_same(fast, exact)
+    assert fast.column("generated_tokens")[-1] == 2
 
 
 @settings(deadline=None, max_examples=200)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine.frames import MemorySink, requests_table
 from engine.llm import LLMEngine
 from engine.metrics import REQUEST_COLUMNS
-from engine.policies import ORDER
+from engine.policies import VICTIM
 from engine.replay import replay
 from engine.serve import ReplaySettings, serve
 from engine.steps import steps_schema
@@ -22,6 +22,7 @@ from sim.recorded import DivergenceError, Retrace, recorded, retrace
 from tests.engine.ledger import Done, Ledger
 from tests.engine.served import records_of, settings
 from tests.engine.toy import toy_model
+from tests.sim.clusters import orders
 from traces.errors import ConfigError
 from traces.request import Request
 from traces.settings import load_settings, settings_of
@@ -99,14 +100,22 @@ def traces(draw: st.DrawFn) -> list[Request]:
         hashed = min(8 * len(hashes), prompt + output)
         hashes = hashes[: -(-hashed // 8)]
         request = Request(number, arrival_s, prompt, output, hashes, 8 * bool(hashes), hashed)
-        requests.append(request._replace(priority=draw(st.integers(0, 2))))
+        requests.append(
+            request._replace(
+                priority=draw(st.integers(0, 2)),
+                tenant=draw(st.sampled_from(["t0", "t1", "t2"])),
+                slo_class=draw(st.sampled_from(["", "class 1"])),
+            )
+        )
     return requests
 
 
 schedulers = st.fixed_dictionaries(
     {
         "async_scheduling": st.booleans(),
-        "order": st.sampled_from(sorted(ORDER)),
+        "order": orders,
+        "victim": st.sampled_from([None, None, *VICTIM]),
+        "chunking": st.sampled_from([None, None, "fixed:tokens=5", "stall-free:tokens=9"]),
         "max_num_seqs": st.integers(2, 8),
         "max_num_batched_tokens": st.sampled_from([7, 24, 64, 400]),
         "long_prefill_token_threshold": st.sampled_from([0, 0, 3]),

@@ -12,7 +12,8 @@ from engine.config import CacheSettings, SchedulerSettings
 from engine.eviction import EVICTION
 from engine.policies import ORDER
 from engine.slo import SloSettings
-from sim.router import ROUTERS
+from sim.admission import ADMISSION
+from sim.routing import ROUTERS
 from sim.scenario import (
     PRESETS,
     ClusterSettings,
@@ -252,7 +253,7 @@ def test_the_reference_lists_every_setting_with_its_default():
         assert yaml.safe_load("null" if default == "none" else default) == value, name
 
 
-@pytest.mark.parametrize("names", [PRESETS, ROUTERS, ORDER, EVICTION], ids=len)
+@pytest.mark.parametrize("names", [PRESETS, ROUTERS, ORDER, EVICTION, ADMISSION], ids=len)
 def test_the_reference_names_every_choice(names: dict[str, object]):
     text = (DOCS / "scenario.md").read_text("utf-8")
     assert [name for name in names if f"`{name}`" not in text] == []

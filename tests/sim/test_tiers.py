@@ -4,15 +4,16 @@ from typing import Any
 
 import pytest
 
-from calibration.copies import CopySettings
 from calibration.costs import LinearCost
+from calibration.profiles import load_profile
 from engine.batch import Batch
-from engine.config import OffloadSettings
+from engine.config import CacheSettings, OffloadSettings
 from engine.tiers import Tiers
 from engine.work import CPU, GPU, Move, Place
+from sim.links import Link, Links
 from sim.replay import replay
 from sim.scenario import scenario_of
-from sim.tiers import CopyingCost, tiers_of
+from sim.tiers import CopyingCost, memory_below
 from traces.request import Request
 from traces.settings import merged
 
@@ -106,26 +107,51 @@ class Asked(Tiers):
         return (move,) * before, (move,) * after
 
 
+S = 10**12
+"""Picoseconds in a second."""
+
+
 @pytest.mark.parametrize(
-    ("beside", "expected"),
-    # a step takes 10 s, a copy 4: three copies beside a step outlast it by 2
-    [(True, [10 + 8, 10, 10 + 2]), (False, [10 + 8, 10 + 12, 10])],
+    ("asynchronous", "beside", "expected"),
+    # a step takes 10 s, a copy 4: of three copies that begin as step 2 ends, 12 s long, step 3
+    # waits for all, or step 4 for what outlasts step 3
+    [
+        (False, True, [10 + 8, 10, 12 + 10, 10]),
+        (True, True, [10 + 8, 10, 10, 2 + 10]),
+        (False, False, [10 + 8, 10 + 12, 10, 10]),
+        (True, False, [10 + 8, 10 + 12, 10, 10]),
+    ],
 )
-def test_copies_before_a_step_hold_it_up_and_those_after_run_beside_the_next(
-    beside: bool, expected: list[int]
+def test_copies_before_a_step_hold_it_up_and_those_after_run_beside_others(
+    asynchronous: bool, beside: bool, expected: list[int]
 ):
-    copies = CopySettings(block_s=0.0, cpu_bytes_per_s=0.25, beside_steps=beside)
     cost = CopyingCost(
-        LinearCost(10 * 10**12, 0, 0, 0), Asked([(2, 0), (0, 3), (0, 0)]), copies, block_bytes=1
+        LinearCost(10 * S, 0, 0, 0),
+        Asked([(2, 0), (0, 3), (0, 0), (0, 0)]),
+        Links({CPU: Link(4 * S)}),
+        asynchronous=asynchronous,
+        beside_steps=beside,
     )
     batch = Batch()
     batch.decodes = 1
     batch.horizon = 99
-    steps = [cost.progression(batch) for _ in range(3)]
-    assert [first / 10**12 for first, _, _ in steps] == expected
+    steps: list[tuple[int, int, int]] = []
+    free = 0
+    for _ in range(4):
+        cost.at(free, free)
+        steps.append(cost.progression(batch))
+        free += steps[-1][0]
+    assert [first / S for first, _, _ in steps] == expected
     assert all((growth, count) == (0, 1) for _, growth, count in steps)
 
 
+def test_copies_begin_when_a_step_is_scheduled_beside_the_one_that_runs():
+    cost = CopyingCost(LinearCost(10 * S, 0, 0, 0), Asked([(3, 0)]), Links({CPU: Link(4 * S)}))
+    cost.at(called_ps=20 * S, start_ps=30 * S)
+    assert cost.progression(Batch())[0] == (20 + 3 * 4 - 30) * S  # an empty batch takes no time
+
+
 def test_without_room_there_are_no_tiers():
-    assert tiers_of(OffloadSettings(), 100, "bf16") is None
-    assert tiers_of(OffloadSettings(cpu_bytes=1000), 100, "bf16") is not None
+    profile = load_profile("l4-qwen3-0.6b")
+    assert memory_below(OffloadSettings(), CacheSettings(), profile) is None
+    assert memory_below(OffloadSettings(cpu_bytes=1000), CacheSettings(), profile) is not None

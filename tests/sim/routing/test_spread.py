@@ -1,4 +1,4 @@
-"""Routers: each keeps its promise about whom it chooses, whatever the order of ends."""
+"""Routers that spread load: each keeps its promise about whom it chooses."""
 
 from collections import Counter
 from typing import Any
@@ -9,7 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sim.router import ROUTERS, LeastLoaded
+from calibration.costs import LinearCost
+from sim.routing import ROUTERS, router_of
+from sim.routing.loads import LoadHeap, Outstanding
+from sim.routing.view import FleetView
+from traces.errors import ConfigError
 from traces.request import Request
 
 SURPRISE = 1e-3
@@ -21,7 +25,8 @@ events = st.lists(
 
 
 def router(name: str, replicas: int, seed: int = 0) -> Any:
-    return ROUTERS[name](replicas, np.random.default_rng(seed))
+    cost = LinearCost(1_000_000, 1_000, 0, 10)
+    return router_of(name, FleetView(replicas, np.random.default_rng(seed), cost=cost))
 
 
 def request(prompt_tokens: int = 1) -> Request:
@@ -77,14 +82,15 @@ def test_the_order_of_ends_at_one_moment_makes_no_difference(
 def test_an_end_costs_the_least_loaded_heap_no_memory() -> None:
     """The heap is bounded by the replicas, so that choosing costs their logarithm."""
     replicas = 50
-    least = LeastLoaded(replicas, lambda request: request.prompt_tokens)
+    least: Any = LoadHeap(replicas)
     random = np.random.default_rng(0)
-    under_way = [(least.choose(request(5)), request(5)) for _ in range(4 * replicas)]
+    under_way = [(least.choose(5), 5) for _ in range(4 * replicas)]
     for _ in range(20_000):
         at = int(random.integers(len(under_way)))
-        least.done(*under_way[at])
-        new = request(int(random.integers(1, 1000)))
-        under_way[at] = (least.choose(new), new)
+        replica, load = under_way[at]
+        least.change(replica, -load)
+        load = int(random.integers(1, 1000))
+        under_way[at] = (least.choose(load), load)
         assert len(least._heap) <= 8 * replicas + 64
 
 
@@ -125,7 +131,7 @@ def test_power_of_two_never_takes_the_more_loaded_of_its_draws(
     two = router("power-of-two", replicas, seed)
     draws: list[int] = []
     for source in (two._first, two._second):
-        source.choose = noted(source.choose, draws)
+        source.next = noted(source.next, draws)
     loads = [0] * replicas
     under_way: list[int] = []
     for arrives, _, which in events:
@@ -152,9 +158,63 @@ def test_a_seed_determines_every_choice(name: str) -> None:
     assert [one.choose(r) for r in requests] == [other.choose(r) for r in requests]
 
 
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(1, 4))
+def test_weights_are_kept_to_over_every_round(weights: list[int], rounds: int) -> None:
+    """Over a sum of weights each replica is chosen as often as its weight says, from the start;
+    in between none is ahead of its share by one or more."""
+    if not any(weights):
+        weights[0] = 1
+    spec = "weighted:weights=" + "/".join(map(str, weights))
+    due, total = router(spec, len(weights)), sum(weights)
+    counts = [0] * len(weights)
+    for number in range(rounds * total):
+        counts[due.choose(request())] += 1
+        for count, weight in zip(counts, weights, strict=True):
+            assert abs(count - (number + 1) * weight / total) < len(weights)
+    assert counts == [rounds * weight for weight in weights]
+
+
+def test_smooth_weights_come_as_nginx_documents_them() -> None:
+    """5/1/1 gives a a b a c a a: the published example of the algorithm."""
+    due = router("weighted:weights=5/1/1", 3)
+    assert "".join("abc"[due.choose(request())] for _ in range(7)) == "aabacaa"
+
+
+@pytest.mark.parametrize("weights", ["1/2", "1/x/2", "0/0/0", "1/-1/3"])
+def test_weights_that_do_not_fit_are_refused(weights: str) -> None:
+    with pytest.raises(ConfigError, match="router 'weighted': weights is"):
+        router(f"weighted:weights={weights}", 3)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 9), events, st.data())
+def test_the_least_loaded_of_a_group_is_found_without_a_look_at_all(
+    replicas: int, events: list[tuple[bool, int, int]], data: st.DataObject
+) -> None:
+    loads = Outstanding(replicas)
+    under_way: list[int] = []
+    for arrives, _, which in events[:60]:
+        if not arrives and under_way:
+            loads.take(under_way.pop(which % len(under_way)))
+            continue
+        group = data.draw(st.integers(1, 2**replicas - 1))
+        most = data.draw(st.sampled_from([0, 1, 2, 3, 1000]))
+        members = [i for i in range(replicas) if group >> i & 1 and loads.load[i] <= most]
+        replica = loads.least_of(group, most)
+        if not members:
+            assert replica == -1
+            continue
+        assert replica in members
+        assert loads.load[replica] == min(loads.load[i] for i in members)
+        loads.add(replica)
+        under_way.append(replica)
+        assert loads.least == min(loads.load) and loads.most == max(loads.load)
+        assert loads.total == sum(loads.load) == len(under_way)
+
+
 def noted(choose: Any, draws: list[int]) -> Any:
-    def choosing(request: Request) -> int:
-        draws.append(choose(request))
+    def choosing() -> int:
+        draws.append(choose())
         return draws[-1]
 
     return choosing
