@@ -1,5 +1,6 @@
 """Notebooks run from beginning to end, offline, and are kept without outputs."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,14 @@ def test_the_azure_hour_needs_several_workstation_cards(
     notebook = executed(ROOT / "notebooks" / "replicas-for-the-azure-hour.ipynb")
     assert "Replaying the Azure conversation hour." in printed(notebook)
     assert 3 <= answer(notebook) <= 7
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_agents_need_no_other_policy_than_lru_from_twice_their_live_set():
+    notebook = executed(ROOT / "notebooks" / "eviction-for-agentic-traffic.ipynb")
+    found = re.search(r"Typically ([0-9,]+) tokens are live", printed(notebook))
+    assert found is not None
+    live_set = int(found[1].replace(",", ""))
+    assert live_set < answer(notebook) < 2.5 * live_set
+    assert "Another policy than LRU gains a point up to 250k tokens" in printed(notebook)

@@ -1,0 +1,1 @@
+"""A trace through prefix caches of many sizes and policies, without time."""
