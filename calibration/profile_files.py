@@ -82,5 +82,5 @@ def _yaml(profile: Profile) -> str:
     if isinstance(profile.cost, FittedSettings):
         stated["cost"] = profile.cost.model_dump(mode="json", exclude_defaults=True)
     return yaml.safe_dump(
-        stated, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+        stated, sort_keys=False, allow_unicode=True, default_flow_style=None, width=80
     )

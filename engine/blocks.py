@@ -205,8 +205,7 @@ class BlockManager:
             self.tiers.need(seq.table)
         piece = Piece(hit.blocks, hit.blocks, seq)
         if self._begin is not None and self.caching:
-            if hit.blocks < seq.shared_blocks:
-                piece.key = self.prefix.key(seq, hit.blocks)
+            piece.key = self.prefix.content(seq, hit.blocks)
             self._begin(piece)
         if blocks > hit.blocks:
             if self.tiers is None:
@@ -597,8 +596,6 @@ class BlockManager:
 
     def _queue(self, piece: Piece) -> None:
         self.eviction.push(piece)
-        if piece.lost:
-            piece.owner = None  # it keeps its sequence alive for nothing
         self.free += piece.end - piece.start
 
     def _free_hashless(self, seq: Sequence, blocks: int, kept: int) -> None:

@@ -99,6 +99,9 @@ class Hit:
 
 NO_HIT: Final = Hit()
 
+BLOCK_BITS: Final = 24
+"""A sequence has fewer than 2 to the power of this many blocks."""
+
 
 class PrefixIndex:
     """Finds cached pieces by content, and knows how far each is registered."""
@@ -233,6 +236,12 @@ class PrefixIndex:
             (piece.start for piece in seq.kept if piece.end > piece.start >= at), default=stop
         )
 
+    def content(self, seq: Sequence, block: int) -> int:
+        """Names the content of block `block` of `seq`: its key, or a number that only `seq` has."""
+        if block < seq.shared_blocks:
+            return self.key(seq, block)
+        return -2 - (seq.number << BLOCK_BITS) - block
+
     def key(self, seq: Sequence, block: int) -> int:
         """Under which a piece that begins with block `block` of `seq` is indexed."""
         block_tokens = self._block_tokens
@@ -249,6 +258,10 @@ class PrefixIndex:
         if blocks == 0:
             return 0
         return (blocks * self._block_tokens - 1) // self._hash_tokens + 1
+
+    def blocks_of(self, tokens: int) -> int:
+        """Full blocks that so many tokens fill."""
+        return tokens // self._block_tokens
 
     def oldest(self, key: int) -> Piece | None:
         """The oldest piece that begins with the content `key`; `later` leads to the others."""

@@ -263,7 +263,7 @@ class PredictedLoadRejection:
 
 
 ADMISSION: Final[dict[str, Callable[..., Admission]]] = {
-    "none": Open,
+    "everybody": Open,
     "token-bucket": TokenBucket,
     "rpm": RequestsPerMinute,
     "early-reject": EarlyRejection,

@@ -155,7 +155,8 @@ class Replica:
         """Output tokens of an unfinished sequence that were out before now; O(1)."""
         decodes = self.scheduler.decodes
         if not seq.decoding:
-            in_flight = seq.status == RUNNING and seq.base >= seq.prefill_end
+            # past its known tokens: its last token is in flight
+            in_flight = seq.status == RUNNING and seq.base > seq.prefill_end
             return seq.output_limit - 1 if in_flight else seq.generated
         scheduled = seq.output_limit - (seq.finish_epoch - decodes.epoch)
         if self._in_flight is not None:

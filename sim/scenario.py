@@ -55,7 +55,7 @@ class ClusterSettings(Settings):
     """Engine instances; each has the profile's GPUs."""
     router: str = "round-robin"
     """A name in sim.routing.ROUTERS, with parameters or not, or a user's own."""
-    admission: str = "none"
+    admission: str = "everybody"
     """A name in sim.admission.ADMISSION, with parameters or not, or a user's own."""
     max_queue: int | None = Field(default=None, ge=0)
     """A busy replica with this many requests waiting rejects more; none: no limit."""

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Final
 
 from engine.eviction.divided import Queues
-from engine.eviction.protocol import NOBODY, CacheView
+from engine.eviction.protocol import CacheView
 from engine.prefix import Piece
 
 
@@ -99,8 +99,6 @@ class LowInterReferenceRecency(Queues):
         if piece.end > piece.start:
             return
         key = self._view.key(piece, piece.start)
-        if key == NOBODY:
-            return
         lir = self._queues[self.LIR]
         oldest = int(lir.least().rank) if len(lir) else 0
         if piece.rank < oldest:

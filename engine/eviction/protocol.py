@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Protocol
 
 from engine.moment import Moment
 from engine.prefix import Piece, PrefixIndex
-
-NOBODY: Final = -1
-"""Key of content that no other request can have."""
 
 
 class EvictionPolicy(Protocol):
@@ -104,13 +101,11 @@ class CacheView:
         self.future: Future | None = future
 
     def key(self, piece: Piece, block: int) -> int:
-        """The content of block number `block` of `piece`; NOBODY's if no other request has it."""
+        """The content of block number `block` of `piece`; another request may have it, or not."""
         if self.prefix is None:
             return piece.key
-        owner = piece.owner
-        if owner is None or block >= owner.shared_blocks:
-            return NOBODY
-        return self.prefix.key(owner, block)
+        assert piece.owner is not None
+        return self.prefix.content(piece.owner, block)
 
     def recompute_tokens(self, start: int, end: int) -> float:
         """Work to compute blocks [start, end) anew, in tokens without context."""

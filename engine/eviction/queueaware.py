@@ -25,7 +25,7 @@ class QueueInformed(Queues):
     there for the tiers below the GPU.
     """
 
-    __slots__ = ("_aside", "_asked", "_prefix", "_wanted")
+    __slots__ = ("_aside", "_asked", "_partly", "_prefix", "_wanted")
 
     PLAIN: Final = 0
     WANTED: Final = 1
@@ -34,37 +34,44 @@ class QueueInformed(Queues):
         super().__init__(2)
         self._prefix: PrefixIndex | None = view.prefix
         self._wanted: dict[int, int] = {}
-        """By content hash, how many queued requests have it in their prompt."""
-        self._asked: dict[Sequence, int] = {}
-        """How many leading hashes of a queued request count."""
+        """By content hash, how many queued requests have all of it in their prompt."""
+        self._partly: dict[int, list[int]] = {}
+        """By content hash, up to which block those have it whose prompt may end in it."""
+        self._asked: dict[Sequence, tuple[int, int]] = {}
+        """How many leading hashes and blocks of a queued request count."""
         self._aside: dict[int, list[Piece]] = {}
         """Wanted pieces found, by the hash of their first block."""
 
     def queued(self, seq: Sequence) -> None:
         """`seq` waits: its prompt is wanted."""
-        if self._prefix is None or not seq.shared_blocks:
+        if self._prefix is None:
             return
+        known = seq.prompt_tokens + seq.generated
+        count, blocks = self._prefix.hashes_of(seq, known), self._prefix.blocks_of(known)
+        self._asked[seq] = (count, blocks)
         wanted = self._wanted
-        count = self._prefix.hashes_of(seq, seq.prompt_tokens + seq.generated)
-        self._asked[seq] = count
-        for block_hash in seq.hashes[:count]:
+        for block_hash in seq.hashes[: max(count - 1, 0)]:
             wanted[block_hash] = wanted.get(block_hash, 0) + 1
+        for block_hash in _last(seq, count):
+            self._partly.setdefault(block_hash, []).append(blocks)
         self._chosen = None
 
     def unqueued(self, seq: Sequence) -> None:
         """`seq` does not wait any more."""
-        count = self._asked.pop(seq, 0)
-        wanted = self._wanted
-        for block_hash in seq.hashes[:count]:
-            left = wanted[block_hash] - 1
-            if left:
-                wanted[block_hash] = left
-                continue
-            del wanted[block_hash]
-            aside = self._queues[self.WANTED]
-            for piece in self._aside.pop(block_hash, ()):
-                if piece in aside:
-                    self._put_back(piece)
+        if seq not in self._asked:
+            return
+        count, blocks = self._asked.pop(seq)
+        wanted, partly = self._wanted, self._partly
+        for block_hash in seq.hashes[: max(count - 1, 0)]:
+            wanted[block_hash] -= 1
+            if not wanted[block_hash]:
+                del wanted[block_hash]
+                self._look_again(block_hash)
+        for block_hash in _last(seq, count):
+            partly[block_hash].remove(blocks)
+            if not partly[block_hash]:
+                del partly[block_hash]
+            self._look_again(block_hash)
         self._chosen = None
 
     def push(self, piece: Piece) -> None:
@@ -83,13 +90,25 @@ class QueueInformed(Queues):
         while len(plain):
             piece = plain.least()
             block_hash = self._hash(piece)
-            if block_hash not in self._wanted:
+            if not self._is_wanted(block_hash, piece.start):
                 return piece
             plain.discard(piece)
             piece.segment = self.WANTED
             aside.add(piece, 0.0, piece.place)
             self._aside.setdefault(block_hash, []).append(piece)
         return aside.least()
+
+    def _is_wanted(self, block_hash: int, block: int) -> bool:
+        if block_hash in self._wanted:
+            return True
+        return any(end > block for end in self._partly.get(block_hash, ()))
+
+    def _look_again(self, block_hash: int) -> None:
+        """Fewer want what begins with this content: it has its place by use again."""
+        aside = self._queues[self.WANTED]
+        for piece in self._aside.pop(block_hash, ()):
+            if piece in aside:
+                self._put_back(piece)
 
     def _put_back(self, piece: Piece) -> None:
         self._queues[self.WANTED].discard(piece)
@@ -98,6 +117,18 @@ class QueueInformed(Queues):
 
     def _hash(self, piece: Piece) -> int:
         owner = piece.owner
-        if self._prefix is None or owner is None or piece.start >= owner.shared_blocks:
+        if self._prefix is None or owner is None:
             return -1
+        if piece.start >= owner.shared_blocks:
+            return _private(owner)
         return self._prefix.hash_at(owner, piece.start)
+
+
+def _last(seq: Sequence, count: int) -> tuple[int, ...]:
+    """The last of its `count` hashes that cover its prompt, and what only it has."""
+    return (*seq.hashes[max(count - 1, 0) : count], _private(seq))
+
+
+def _private(seq: Sequence) -> int:
+    """Stands for all content that only `seq` has."""
+    return -2 - seq.number

@@ -31,6 +31,7 @@ class LeastRecentlyFreed:
             if last.lost:
                 last.end += piece.end - piece.start
                 return
+            piece.owner = None  # it would keep its sequence alive for nothing
             piece.owner = None
         last.after = piece
         piece.before = last

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from engine.eviction.protocol import NOBODY, CacheView
+from engine.eviction.protocol import CacheView
 from engine.prefix import Piece
 
 SLACK: Final = 64
@@ -152,13 +152,8 @@ class Ghosts:
         self._cut = 0
         view = self._view
         key = view.key(piece, end)
-        if key == NOBODY:
-            return
         entries = self._entries
         if view.prefix is not None:
-            owner = piece.owner
-            assert owner is not None
-            blocks = min(blocks, owner.shared_blocks - end)
             blocks += self.take(view.key(piece, end + blocks))
         self.take(key)
         entries[key] = blocks

@@ -15,6 +15,8 @@ def alike_at_end(piece: Piece, value: Callable[[int], int]) -> int:
     last = piece.end - 1
     of_last = value(last)
     low, high = piece.start, last  # the first of them lies in [low, high]
+    if low < high and value(low) == of_last:
+        return piece.end - low  # mostly
     while low < high:
         middle = (low + high) // 2
         if value(middle) == of_last:

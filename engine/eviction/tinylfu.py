@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from engine.eviction.divided import Queues
-from engine.eviction.protocol import NOBODY, CacheView
+from engine.eviction.protocol import CacheView
 from engine.prefix import Piece
 
 
@@ -84,17 +84,15 @@ class WindowTinyLfu(Queues):
 
     def begin(self, piece: Piece) -> None:
         """Count a use of content that is not there."""
-        if piece.key != NOBODY:
-            self._uses.count(piece.key)
+        self._uses.count(piece.key)
 
     def push(self, piece: Piece) -> None:
         """Queue `piece`: in the window if it is new, else where its hits have got it."""
         hits = piece.hits - int(piece.rank)
         piece.rank = float(piece.hits)
         key = self._view.key(piece, piece.start)
-        if key != NOBODY:
-            for _ in range(hits):
-                self._uses.count(key)
+        for _ in range(hits):
+            self._uses.count(key)
         if piece.segment <= self.WINDOW:
             self.join(piece, self.WINDOW)
             self._overflow()
@@ -132,8 +130,7 @@ class WindowTinyLfu(Queues):
         return max(int(self._window * self._room), 1)
 
     def _frequency(self, piece: Piece) -> int:
-        key = self._view.key(piece, piece.start)
-        return self._uses.of(key) if key != NOBODY else 0
+        return self._uses.of(self._view.key(piece, piece.start))
 
     def _move(self, piece: Piece, queue: int) -> None:
         self._queues[piece.segment].discard(piece)

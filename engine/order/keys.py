@@ -15,8 +15,8 @@ PS: Final = 10**12
 def first_come_first_served(seq: Sequence) -> tuple[float, ...]:
     """In order of arrival, preempted requests in front: vLLM's default.
 
-    Nobody starves. A long request delays all behind it (head-of-line blocking), which hurts the
-    mean wait where lengths differ much.
+    Source: vLLM 0.33.0, scheduling policy "fcfs". Nobody starves. A long request delays all behind
+    it (head-of-line blocking), which hurts the mean wait where lengths differ much.
     """
     return (seq.arrival,)
 
@@ -47,9 +47,8 @@ def shortest_job_first(seq: Sequence, *, prompt_weight: float = 0.01) -> tuple[f
     """Least work first, with the true output length known: an oracle, as a bound.
 
     Work is counted in output tokens; a prompt token counts `prompt_weight` of one. Shortest first
-    minimises the mean wait of a single server that is not interrupted (Schrage and Miller, The
-    queue M/G/1 with the shortest remaining processing time discipline, 1966). Long requests
-    starve under steady overload.
+    minimises the mean wait of a single server that is not interrupted. Source: Conway, Maxwell and
+    Miller, Theory of Scheduling, 1967. Long requests starve under steady overload.
     """
     return (work_left(seq, prompt_weight), seq.arrival)
 
@@ -74,9 +73,9 @@ def earliest_deadline_first(
     """Earliest deadline of the first token first: arrival and the TTFT its SLO class is promised.
 
     `earliest-deadline:interactive=0.5:batch=30` states the TTFT of classes; `default_s` is that of
-    all others. Meets every deadline that any order can meet on one server that may be interrupted
-    (Liu and Layland, 1973; Jackson, 1955); under overload it serves those already late first, and
-    everybody comes late.
+    all others. Meets every deadline that any order can meet on one server that may be interrupted;
+    under overload it serves those already late first, and everybody comes late. Source: Liu and
+    Layland, Scheduling Algorithms for Multiprogramming in a Hard-Real-Time Environment, 1973.
     """
     return (seq.arrival + ttft_s.get(seq.request.slo_class, default_s) * PS, seq.number)
 

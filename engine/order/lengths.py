@@ -17,8 +17,8 @@ from traces.errors import ConfigError
 class ShortestRemaining:
     """Least work left first, with the true output length known; who has more left gives way.
 
-    An oracle, as a bound: no order has a smaller mean time in the system on a single server
-    (Schrage, A Proof of the Optimality of the SRPT Discipline, 1968). A running request is
+    An oracle, as a bound: no order has a smaller mean time in the system on a single server.
+    Source: Schrage, A Proof of the Optimality of the SRPT Discipline, 1968. A running request is
     preempted if the first that waits finds no place and has less left; what it computed stays in
     the prefix cache while there is room. Long requests starve under steady overload, and
     recomputing costs what a preemption saves where the cache is tight.
@@ -67,9 +67,9 @@ class LearnedShortest:
 
     Expects of a request the mean output of those of the same tenant, SLO class and size of prompt
     (its power of two), each finished one moving the mean by `learning_rate`; before it knows any,
-    `first_guess` tokens. Ranks need to be right, not lengths: Fu et al., Efficient LLM Scheduling
-    by Learning to Rank, NeurIPS'24. Helps as far as lengths follow from what it looks at; requests
-    it takes for long can starve.
+    `first_guess` tokens. Ranks need to be right, not lengths. Source: Fu et al., Efficient LLM
+    Scheduling by Learning to Rank, NeurIPS'24. Helps as far as lengths follow from what it looks
+    at; requests it takes for long can starve.
     """
 
     def __init__(

@@ -11,7 +11,8 @@ Running = dict[Sequence, None]
 def last_in(running: Running, decodes: DecodeSet) -> Sequence:
     """Who was admitted last: vLLM's choice under FCFS.
 
-    It has mostly computed least. The same request may be chosen again and again.
+    Source: vLLM 0.33.0. It has mostly computed least. The same request may be chosen again and
+    again.
     """
     return next(reversed(running))
 
@@ -19,7 +20,7 @@ def last_in(running: Running, decodes: DecodeSet) -> Sequence:
 def least_important(running: Running, decodes: DecodeSet) -> Sequence:
     """Who has the greatest (priority, arrival), of equals the first admitted: vLLM's by priority.
 
-    Requests of a low class may never get through.
+    Source: vLLM 0.33.0. Requests of a low class may never get through.
     """
     return max(running, key=by_priority)
 

@@ -11,6 +11,7 @@ import yaml
 
 from engine.replay import FILES
 from tests.commands import ROOT, Run, below, refused
+from tests.engine.guard.own import QUEUE, own
 from tests.engine.toy import save_tokenizer, toy_model
 
 HEAD = "arrival_s,prompt_tokens,output_tokens\n"
@@ -171,6 +172,44 @@ def test_a_trace_is_replayed_and_compared_on_a_real_model(kvcast: Run):
     assert "KV in int4: not possible" in out  # heads of 16 channels cannot be packed
     rows = json.loads(Path("rows.json").read_text())
     assert len(rows) == 9
+
+
+def test_an_order_of_ones_own_serves_a_real_model(kvcast: Run, tmp_path: Path):
+    """Last come, first served: of six that arrive at once and run one after the other."""
+    pytest.importorskip("torch")
+    rows = "".join(f"0,{10 + number},{3 + number}\n" for number in range(6))
+    Path("t.csv").write_text(HEAD + rows)
+    own(tmp_path, QUEUE.replace("return self.waiting[0]", "return self.waiting[-1]"))
+    line = ["engine", "replay", "--trace", "t.csv", "--model", toy_model(Path("toy")), *DUMMY]
+    line += ["--set", "scheduler.max_num_seqs=1", "--asap"]
+    code, out, err = kvcast(*line, "--policy", "order=mine.py:Mine", "--out", "own")
+    assert (code, err) == (0, "")
+    assert "6 finished" in out
+    settings = yaml.safe_load(Path("own/settings.yaml").read_text())
+    assert settings["scheduler"]["order"] == "mine.py:Mine"
+    assert kvcast(*line, "--policy", "order=fcfs", "--out", "fcfs")[0] == 0
+    ends = [finished(Path(folder)) for folder in ("own", "fcfs")]
+    assert ends == [[5, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5]]
+
+
+def test_what_an_order_of_ones_own_breaks_is_one_line(kvcast: Run, tmp_path: Path):
+    pytest.importorskip("torch")
+    Path("t.csv").write_text(HEAD + "0,10,5\n0,11,5\n")
+    own(tmp_path, QUEUE.replace("return self.waiting[0]", "return None"))
+    line = ["engine", "replay", "--trace", "t.csv", "--model", toy_model(Path("toy")), *DUMMY]
+    said = refused(kvcast(*line, "--policy", "order=mine.py:Mine", "--out", "out"))
+    assert said.startswith("order 'mine.py:Mine': first() returned None; expected one of the ")
+    assert not Path("out").exists()
+    assert refused(kvcast(*line, "--policy", "order=mime.py:Mine")).endswith(
+        "there is no file mime.py"
+    )
+
+
+def finished(folder: Path) -> list[int]:
+    """Requests of a run folder in the order of their ends."""
+    import polars as pl
+
+    return pl.read_parquet(folder / "requests.parquet").sort("finish_s")["request_id"].to_list()
 
 
 def test_text_is_generated_from_a_real_model(kvcast: Run):

@@ -324,7 +324,7 @@ def test_a_steady_stream_passes_a_bucket_at_its_rate():
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("tokenbucket", "unknown admission 'tokenbucket'; did you mean token-bucket? known: none,"),
+        ("tokenbucket", "unknown admission 'tokenbucket'; did you mean token-bucket? known: every"),
         ("rpm:request=3", ""),
         ("rpm:window=fix", "admission 'rpm': window must be sliding or fixed, got 'fix'"),
         ("rpm:requests=-1", "admission 'rpm': requests must be at least 0, got -1"),

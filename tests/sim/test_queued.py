@@ -19,17 +19,27 @@ def watched(setup: Setup) -> tuple[Served, list[Call]]:
     """Serve one step at a time, and write down every call of a scheduler."""
     calls: list[Call] = []
     clock: list[Any] = []
-    schedule, submit = Scheduler.schedule, Replica.submit
+    queues: dict[Scheduler, set[int]] = {}
+    schedule, submit, abort = Scheduler.schedule, Replica.submit, Scheduler.abort
 
     def watch(core: Scheduler) -> Any:
-        waiting = {seq.request.request_id for seq in everyone(core)}
+        queue = queues.setdefault(core, set())
+        waiting = set(queue)
         batch = schedule(core)
         admitted = {seq.request.request_id for seq in batch.admitted} if batch else set[int]()
+        if batch:
+            queue |= {seq.request.request_id for seq in batch.preempted}
+        queue -= admitted
         calls.append((clock[0]._now, waiting, admitted))
         return batch
 
+    def given_up(core: Scheduler, seq: Any) -> None:
+        queues[core].discard(seq.request.request_id)
+        abort(core, seq)
+
     def note(replica: Replica, seq: Any) -> None:
         clock[:] = [replica._env]
+        queues.setdefault(replica.scheduler, set()).add(seq.request.request_id)
         submit(replica, seq)
 
     def never_ahead(replica: Replica, time: int) -> bool:
@@ -38,14 +48,10 @@ def watched(setup: Setup) -> tuple[Served, list[Call]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Scheduler, "schedule", watch)
+        patch.setattr(Scheduler, "abort", given_up)
         patch.setattr(Replica, "submit", note)
         patch.setattr(Replica, "_passes", never_ahead)
         return setup.serve(exact=True), calls
-
-
-def everyone(core: Scheduler) -> list[Any]:
-    queue = core.queue
-    return list(queue._queue) if queue._key is None else [entry[2] for entry in queue._heap]
 
 
 @settings(deadline=None, max_examples=150)

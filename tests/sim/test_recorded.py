@@ -19,6 +19,7 @@ from engine.serve import ReplaySettings, serve
 from engine.steps import steps_schema
 from engine.work import Share, Work
 from sim.recorded import DivergenceError, Retrace, recorded, retrace
+from tests.engine.eviction.audit import SPECS
 from tests.engine.ledger import Done, Ledger
 from tests.engine.served import records_of, settings
 from tests.engine.toy import toy_model
@@ -110,6 +111,8 @@ def traces(draw: st.DrawFn) -> list[Request]:
     return requests
 
 
+EVICTIONS = [spec for spec in SPECS if spec != "lfu:history=true"]
+
 schedulers = st.fixed_dictionaries(
     {
         "async_scheduling": st.booleans(),
@@ -129,20 +132,21 @@ schedulers = st.fixed_dictionaries(
     traces(),
     schedulers,
     st.booleans(),
+    st.sampled_from(EVICTIONS),
     st.sampled_from([75, 80, 100, 400]),
     st.sampled_from([None, 1.0, 1.0]),
     st.integers(0, 2**32),
     st.sampled_from([1, 100, 5000]),
 )
 def test_the_simulator_repeats_a_run(
-    requests, scheduler, caching, num_blocks, speed, seed, most_us
+    requests, scheduler, caching, eviction, num_blocks, speed, seed, most_us
 ):
     scheduler["max_model_len"] = 290
     if speed is None:
         requests = [one._replace(priority=100 * one.priority + one.request_id) for one in requests]
     chosen = settings(
         scheduler=scheduler,
-        cache={"prefix_caching": caching},
+        cache={"prefix_caching": caching, "eviction": eviction},
         num_blocks=num_blocks,
         speed=speed,
     )
