@@ -64,9 +64,12 @@ def cache(
     from traces.pipeline import parse_operation
     from traces.settings import COMMAND_LINE, settings_of
 
+    policies = [spec for spec in map(str.strip, eviction.split(",")) if spec]
+    if not policies:
+        raise ConfigError("--eviction: names no policy; expected some, like lru,fifo")
     values: dict[str, Any] = {
         "trace": {"path": trace, "skip_bad_rows": skip_bad_rows},
-        "eviction": [spec for spec in map(str.strip, eviction.split(",")) if spec],
+        "eviction": policies,
         "block_tokens": block_tokens,
         "index": index,
         "replicas": replicas,
@@ -88,7 +91,7 @@ def cache(
     with counting("policies", len(settings.policies()), "serving") as tell:
         study = cache_study(settings, jobs=jobs, progress=tell and (lambda done: tell(done, "")))
     console = Console()
-    console.print(study_table(study))
+    console.print(study_table(study, console.width))
     if out is not None:
         write_folder(study, out)
         written = ", ".join(sorted(path.name for path in out.iterdir()))
@@ -114,7 +117,12 @@ def _capacities(
 
     known = load_profile(profile)
     block = known.tp * known.shape.kv_block_bytes(known.kv_dtype, block_tokens, known.tp)
-    return [_bytes(text) // block * block_tokens for text in gb.split(",")]
+    tokens = [_bytes(text) // block * block_tokens for text in gb.split(",")]
+    if not all(tokens):
+        raise ConfigError(
+            f"--gb {gb}: holds no block of {block_tokens} tokens, which takes {block:,} bytes"
+        )
+    return [*tokens]
 
 
 def _bytes(text: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 from calibration.profiles import load_profile
 from sim.comparing import metrics as named
 from sim.comparing.cells import Cell, draw_of
-from sim.comparing.grid import Variant, shown, stated_values, values_of, variants
+from sim.comparing.grid import (
+    Variant,
+    label_of,
+    several,
+    shown,
+    stated_values,
+    values_of,
+    variants,
+)
 from sim.comparing.judging import Entry, Flip, Row, flips, judged, scale_of
 from sim.comparing.pairing import Scale
 from sim.comparing.runner import Failure, Outcome, Progress, run_cells
@@ -36,25 +44,25 @@ class Comparison:
     """Settings side by side; docs/comparing.md has the columns of its frames."""
 
     name: str
-    values: Mapping[str, Any]
+    values: Mapping[str, Any] = field(repr=False)
     """What the scenario states, before it is varied."""
-    vary: Mapping[str, Sequence[Any]]
-    curve: tuple[str, Sequence[Any]] | None
+    vary: Mapping[str, Sequence[Any]] = field(repr=False)
+    curve: tuple[str, Sequence[Any]] | None = field(repr=False)
     """The setting along which the comparison is repeated, and its values in order."""
     baseline: str
     """Label of the settings that the others are compared with."""
-    metrics: Sequence[str]
-    scales: Mapping[str, Scale]
+    metrics: Sequence[str] = field(repr=False)
+    scales: Mapping[str, Scale] = field(repr=False)
     """Whether a figure's differences are taken, or its ratios."""
     replications: int
     level: float
-    drawn: Sequence[str]
+    drawn: Sequence[str] = field(repr=False)
     """What replications draw anew, in words."""
-    entries: Sequence[Entry]
+    entries: Sequence[Entry] = field(repr=False)
     """In order: value of the curve by value, the first varied setting varying slowest."""
-    rows: Sequence[Row]
-    flips: Sequence[Flip]
-    warnings: Sequence[str]
+    rows: Sequence[Row] = field(repr=False)
+    flips: Sequence[Flip] = field(repr=False)
+    warnings: Sequence[str] = field(repr=False)
 
     @property
     def labels(self) -> list[str]:
@@ -70,6 +78,16 @@ class Comparison:
     def ats(self) -> Sequence[Any]:
         """The curve's values; a None where there is no curve."""
         return self.curve[1] if self.curve else (None,)
+
+    @property
+    def varied(self) -> list[str]:
+        """The settings by which combinations differ: varied over more than one value."""
+        return several(self.vary)
+
+    @property
+    def alone(self) -> bool:
+        """There is one combination only, so nothing that it is compared with."""
+        return not self.varied
 
     @property
     def spread(self) -> bool:
@@ -169,6 +187,7 @@ def compare(
     base = _label_of_baseline(vary, baseline)
     scenarios = [one.scenario for one in made if one.scenario is not None]
     _check_numbers(replications, level)
+    _check_common(scenarios)
     _check_metrics(metrics, scenarios)
     traffics = _traffic(scenarios, traffic, blocks, replications)
     words = _drawn(scenarios, traffics, replications)
@@ -177,7 +196,7 @@ def compare(
     interest = named.chosen(scenarios[0], metrics, varied)
     scales: dict[str, Scale] = {metric: scale_of(entries, metric) for metric in interest}
     return Comparison(
-        name=_title(scenarios[0], tuple(vary), along),
+        name=_title(scenarios[0], vary, along),
         values=values,
         vary={name: tuple(choices) for name, choices in vary.items()},
         curve=along,
@@ -208,13 +227,17 @@ def _values(
 
 
 def _title(
-    scenario: Scenario, varied: Sequence[str], along: tuple[str, Sequence[Any]] | None
+    scenario: Scenario,
+    vary: Mapping[str, Sequence[Any]],
+    along: tuple[str, Sequence[Any]] | None,
 ) -> str:
     """The scenario's name; where nobody gave it one, what is varied."""
     if scenario.name != Scenario.model_fields["name"].default:
         return scenario.name
-    parts = [", ".join(varied), f"along {along[0]}" if along else ""]
-    return " ".join(filter(None, parts))
+    varied = ", ".join(several(vary))
+    if along is None:
+        return varied or ", ".join(vary)
+    return f"{varied} along {along[0]}" if varied else along[0]
 
 
 def _along(curve: Mapping[str, Sequence[Any]] | None) -> tuple[str, Sequence[Any]] | None:
@@ -242,7 +265,7 @@ def _label_of_baseline(
                 f" {', '.join(map(shown, vary[setting]))}"
             )
         chosen[setting] = value
-    return Variant(chosen, None, None).label
+    return label_of(chosen, vary)
 
 
 def _check_numbers(replications: int, level: float) -> None:
@@ -250,6 +273,28 @@ def _check_numbers(replications: int, level: float) -> None:
         raise ConfigError(f"--replications: must be at least 1, got {replications}")
     if not 0.5 <= level < 1:
         raise ConfigError(f"--level: must be from 0.5 to below 1, got {level:g}")
+
+
+def _check_common(scenarios: Sequence[Scenario]) -> None:
+    """Refuse profiles, or traces, of which no cell can use any: that is bad input."""
+    for use in (_load_profile, _open_trace):
+        errors: list[KvcastError] = []
+        for scenario in scenarios:
+            try:
+                use(scenario)
+                break
+            except KvcastError as error:
+                errors.append(error)
+        else:
+            raise errors[0]
+
+
+def _load_profile(scenario: Scenario) -> None:
+    load_profile(scenario.profile)
+
+
+def _open_trace(scenario: Scenario) -> None:
+    scenario.trace.open()
 
 
 def _check_metrics(asked: Sequence[str], scenarios: Sequence[Scenario]) -> None:
@@ -287,8 +332,6 @@ def _traffic(
             raise
         except KvcastError:
             continue  # a trace that cannot be read is its cells' failure
-    if not found:
-        traces[0].open()
     return found[0] if len(set(found)) == 1 else Traffic("blocks", blocks)
 
 

@@ -17,8 +17,8 @@ def cells_frame(comparison: Comparison) -> pl.DataFrame:
     """One row a simulation: settings, replication, figures; failures with their error.
 
     Columns: `cell` (label), one a varied setting (text, as YAML writes it), the curve's setting (a
-    number where all its values are), `replication` (0: the run itself), `error` (null: none), then
-    every figure by its dotted name (null: this run has none).
+    number where all its values are, a whole one where all are whole), `replication` (0: the run
+    itself), `error` (null: none), then every figure by its dotted name (null: this run has none).
     """
     rows: list[dict[str, Any]] = []
     names: dict[str, None] = {}
@@ -75,14 +75,17 @@ def _settings(comparison: Comparison, entry: Entry) -> dict[str, Any]:
     }
     if comparison.curve is not None:
         at = entry.variant.at
-        settings[comparison.curve[0]] = float(at) if _numeric(comparison) else shown_plainly(at)
+        settings[comparison.curve[0]] = at if _numeric(comparison) else shown_plainly(at)
     return settings
 
 
 def _schema(comparison: Comparison) -> dict[str, Any]:
     schema: dict[str, Any] = dict.fromkeys(comparison.vary, pl.String())
     if comparison.curve is not None:
-        schema[comparison.curve[0]] = pl.Float64() if _numeric(comparison) else pl.String()
+        kind = pl.Float64() if _numeric(comparison) else pl.String()
+        if _numeric(comparison) and all(isinstance(at, int) for at in comparison.curve[1]):
+            kind = pl.Int64()
+        schema[comparison.curve[0]] = kind
     return schema
 
 

@@ -27,13 +27,21 @@ class Variant:
     at: Any
     """Value of the curve's setting; None without a curve."""
     scenario: Scenario | None
+    label: str
+    """See label_of."""
     error: str = ""
     """Why there is no scenario: these values do not go together."""
 
-    @property
-    def label(self) -> str:
-        """Its values, for a reader; the curve's apart."""
-        return " · ".join(map(shown, self.settings.values())) or "as stated"
+
+def label_of(settings: Values, vary: Mapping[str, Sequence[Any]]) -> str:
+    """The values that tell a combination from others, for a reader; the curve's apart."""
+    names = several(vary) or vary
+    return " · ".join(shown(settings[name]) for name in names) or "as stated"
+
+
+def several(vary: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The settings that are varied over more than one value."""
+    return [name for name, choices in vary.items() if len(choices) > 1]
 
 
 def shown(value: Any) -> str:
@@ -109,16 +117,17 @@ def variants(
     if not axes:
         raise ConfigError("--vary: is missing; expected one, like --vary cache.eviction=lru,fifo")
     for setting, choices in axes.items():
-        _check_axis(setting, choices)
+        _check_axis(_option(setting, curve), choices)
     made: list[Variant] = []
     for at in curve[1] if curve else (None,):
         for combination in product(*vary.values()):
             settings = dict(zip(vary, combination, strict=True))
             stated = settings | ({curve[0]: at} if curve else {})
+            label = label_of(settings, vary)
             try:
-                made.append(Variant(settings, at, scenario_with(values, stated)))
+                made.append(Variant(settings, at, scenario_with(values, stated), label))
             except ConfigError as error:
-                made.append(Variant(settings, at, None, str(error)))
+                made.append(Variant(settings, at, None, label, str(error)))
     for setting, choices in axes.items():
         for value in choices:
             with_it = [
@@ -127,7 +136,9 @@ def variants(
                 if _same(one.at if curve and setting == curve[0] else one.settings[setting], value)
             ]
             if all(one.scenario is None for one in with_it):
-                raise ConfigError(f"--vary {setting}={shown(value)}: {_bare(with_it[0].error)}")
+                raise ConfigError(
+                    f"{_option(setting, curve)}={shown(value)}: {_bare(with_it[0].error)}"
+                )
     return made
 
 
@@ -149,12 +160,19 @@ def _loaded(values: Mapping[str, Any], factor: Any) -> Values:
     return merged(values, {"trace": {"operations": operations}})
 
 
-def _check_axis(setting: str, choices: Sequence[Any]) -> None:
+def _option(setting: str, curve: tuple[str, Sequence[Any]] | None) -> str:
+    """The option that states a setting's values."""
+    return (
+        f"--curve {setting}" if curve is not None and setting == curve[0] else f"--vary {setting}"
+    )
+
+
+def _check_axis(option: str, choices: Sequence[Any]) -> None:
     if not choices:
-        raise ConfigError(f"--vary {setting}: has no value")
+        raise ConfigError(f"{option}: has no value")
     for index, value in enumerate(choices):
         if any(_same(value, other) for other in choices[:index]):
-            raise ConfigError(f"--vary {setting}: {shown(value)} is stated twice")
+            raise ConfigError(f"{option}: {shown(value)} is stated twice")
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -130,6 +130,8 @@ def check(asked: Sequence[str], known: Collection[str]) -> None:
                 raise ConfigError(
                     f"--metric {metric}: needs objectives; expected some, like --slo ttft=1s"
                 )
-            near = get_close_matches(metric, known, 1)
+            alike = [name for name in DEFAULT if metric in name]
+            alike += sorted(name for name in known if metric in name)
+            near = (get_close_matches(metric, known, 1) or alike)[:1]
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
             raise ConfigError(f"--metric {metric}: unknown figure; {hint}")

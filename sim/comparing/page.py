@@ -42,8 +42,11 @@ STYLE: Final = f"""
 def page(comparison: Comparison) -> str:
     """The page as text; the same comparison gives the same bytes."""
     drawn = pictures(comparison)
-    sections = {"verdicts": ("Verdicts", verdict_tables(comparison))}
-    heading = "Along the curve" if comparison.curve else "Differences and values"
+    title = "Figures" if comparison.alone else "Verdicts"
+    sections = {"verdicts": (title, verdict_tables(comparison))}
+    heading = "Differences and values" if comparison.rows else "Values"
+    if comparison.curve:
+        heading = "Along the curve"
     alone = comparison.curve is not None and len(drawn) == 1
     sections["pictures"] = (
         heading,
@@ -96,6 +99,9 @@ const FIGURES = {script_literal(drawn)};
 
 def answer(comparison: Comparison) -> str:
     """Who wins, figure by figure, in a few sentences."""
+    if comparison.alone:
+        along = f" along {comparison.curve[0]}" if comparison.curve else ""
+        return f"One scenario{along}: nothing is varied, so nothing is compared."
     if not comparison.spread:
         return "One run of each setting: plain differences, no verdicts."
     said: list[str] = []
@@ -121,11 +127,14 @@ def verdict_tables(comparison: Comparison) -> str:
         f"{escape(tables.direction(metric))}</div></th>"
         for metric in comparison.metrics
     )
-    varied = "".join(f'<th class="set">{escape(name)}</th>' for name in tables.varied(comparison))
-    columns = len(comparison.metrics) + len(tables.varied(comparison))
+    names = tables.varied(comparison)
+    if not names and along is not None:
+        names = [along[0]]  # there is one row a value
+    varied = "".join(f'<th class="set">{escape(name)}</th>' for name in names)
+    columns = len(comparison.metrics) + len(names)
     body: list[str] = []
     for at in comparison.ats:
-        if along is not None:
+        if along is not None and not comparison.alone:
             body.append(
                 f'<tr class="at"><td colspan="{columns}">{escape(along[0])} ='
                 f" {escape(shown(at))}</td></tr>"
@@ -134,13 +143,16 @@ def verdict_tables(comparison: Comparison) -> str:
             if entry.variant.at != at:
                 continue
             label = entry.variant.label
-            settings = [*map(shown, entry.variant.settings.values())] or [label]
+            settings = tables.values(comparison, entry)
+            if not settings and along is not None:
+                settings = [shown(at)]
             cells = "".join(f'<td class="set">{escape(text)}</td>' for text in settings)
             if entry.error:
                 cells += f'<td class="worse" colspan="{len(comparison.metrics)}"><b>failed</b></td>'
             else:
                 cells += "".join(_cell(comparison, label, m, at) for m in comparison.metrics)
-            kind = ' class="baseline"' if label == comparison.baseline else ""
+            is_baseline = label == comparison.baseline and not comparison.alone
+            kind = ' class="baseline"' if is_baseline else ""
             body.append(f"<tr{kind}>{cells}</tr>")
     return (
         f'<div class="panel scroll"><table class="matrix"><thead><tr>{varied}{head}</tr></thead>'
@@ -153,6 +165,9 @@ def _cell(comparison: Comparison, label: str, metric: str, at: Any) -> str:
     row = comparison.row(label, metric, at)
     if row is None:
         under = "baseline" if label == comparison.baseline else ""
+        if comparison.alone:
+            entry = comparison.entry(label, at)
+            under = escape(tables.interval_alone(comparison, entry, metric))
         return f'<td>{value}<div class="under">{under}</div></td>'
     change = escape(named.change(row.difference.difference, row.difference.share, metric))
     bounds = f'<div class="under">{escape(tables.interval(row))}</div>'

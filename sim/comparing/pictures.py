@@ -207,8 +207,9 @@ def curve(comparison: Comparison, metric: str) -> go.Figure | None:
     flips = [flip for flip in comparison.flips if flip.metric == metric]
     picture = theme.figure(
         f"{named.heading(metric)} along {setting}",
-        f"Line: mean over replications; band: its {_level(comparison)} interval. All settings draw"
-        " the same luck: lines may be apart for sure where bands overlap."
+        f"Line: mean over replications; band: its {_level(comparison)} interval."
+        + " All settings draw the same luck: lines may be apart for sure where bands overlap."
+        * (not comparison.alone)
         if comparison.spread
         else "One run at each point.",
         ". ".join(
@@ -253,6 +254,7 @@ def curve(comparison: Comparison, metric: str) -> go.Figure | None:
     picture.update_yaxes(_axis(metric, [*every, *reach]))
     picture.update_layout(
         hovermode="closest",
+        showlegend=not comparison.alone,
         margin={"t": 40, "b": 52},
         legend={"itemsizing": "constant", "y": -0.22, "yanchor": "top"},
     )

@@ -14,7 +14,7 @@ from sim.comparing import metrics as named
 from sim.comparing.comparison import Comparison
 from sim.comparing.grid import shown
 from sim.comparing.judging import Entry, Flip, Row
-from sim.comparing.pairing import SAME, centre
+from sim.comparing.pairing import SAME, centre, interval_of_mean
 
 STYLES: Final = {
     "better": "bold green",
@@ -37,7 +37,8 @@ def comparison_table(comparison: Comparison) -> Group:
     ]
     parts += [Text(f"warning: {text}", style="yellow") for text in comparison.warnings]
     for metric in comparison.metrics:
-        parts += [Text(), _of_metric(comparison, metric)]
+        heading = (named.heading(metric), "bold"), (f" ({metric}, {direction(metric)})", "dim")
+        parts += [Text(), Text.assemble(*heading), _of_metric(comparison, metric)]
     parts += [Text(), Text(method(comparison), style="dim")]
     parts += [
         Text(said_of_flip(comparison, flip), style="bold magenta") for flip in comparison.flips
@@ -49,32 +50,59 @@ def comparison_table(comparison: Comparison) -> Group:
 
 def design(comparison: Comparison) -> str:
     """How many of what are compared."""
-    count = len(comparison.labels)
-    text = f"{count} setting{'s' * (count != 1)} of {', '.join(comparison.vary) or 'the scenario'}"
+    if comparison.alone:
+        text = "One scenario"
+    else:
+        text = f"{len(comparison.labels)} settings of {', '.join(comparison.varied)}"
+    fixed = [name for name in comparison.vary if name not in comparison.varied]
+    if fixed:
+        stated = (f"{name}={shown(comparison.vary[name][0])}" for name in fixed)
+        text += f" with {', '.join(stated)}"
     if comparison.curve is not None:
         setting, values = comparison.curve
         text += f" at {len(values)} values of {setting}"
     if not comparison.spread:
-        return f"{text}, one run each"
-    return f"{text}, {comparison.replications} replications each on the same luck"
+        return f"{text}, one run" + " each" * (len(comparison.entries) > 1)
+    text += f", {comparison.replications} replications"
+    return text + " each on the same luck" * (len(comparison.entries) > 1)
 
 
 def method(comparison: Comparison) -> str:
     """What replications draw, and what intervals and verdicts mean, in sentences."""
+    if not comparison.spread and comparison.alone:
+        return (
+            "One run at each value: whether its figures would last on other traffic is unknown;"
+            " --replications 10 tells."
+            if comparison.curve
+            else "One run: whether its figures would last on other traffic is unknown;"
+            " --replications 10 tells."
+        )
     if not comparison.spread:
         return (
             "One run of each: differences are plain, and whether they would last on other traffic"
             " is unknown; --replications 10 tells."
         )
     level = f"{100 * comparison.level:g} %"
+    drawn = f"Replications draw anew: {', '.join(comparison.drawn)}"
+    if comparison.alone:
+        return (
+            f"{drawn}. Shown are means over replications"
+            f"{' (of latencies geometric ones)' * ('ratio' in comparison.scales.values())}, with"
+            f" Student's intervals, {level} each. Nothing is varied, so nothing is compared;"
+            " --vary SETTING=V1,V2 says which of two is better."
+        )
+    if not comparison.rows:
+        return f"{drawn}. Nothing could be compared: no setting and its baseline both have figures."
     ratios = ""
     if "ratio" in comparison.scales.values():
         ratios = " (of latencies for ratios, means being geometric)"
+    count = len(comparison.rows)
+    verdicts = f"Verdicts hold with {level} for all {count} comparisons together (Holm)."
     return (
-        f"Replications draw anew: {', '.join(comparison.drawn)}; replication i of every setting"
+        f"{drawn}; replication i of every setting"
         " draws the same. Differences are means over these pairs, intervals are Student's for"
-        f" paired differences{ratios}, {level} each. Verdicts hold with {level} for all"
-        f" {len(comparison.rows)} comparisons together (Holm)."
+        f" paired differences{ratios}, {level} each."
+        f" {verdicts if count > 1 else f'The verdict holds with {level}.'}"
     )
 
 
@@ -108,15 +136,23 @@ def stated(entry: Entry) -> str:
 def head(comparison: Comparison) -> list[str]:
     """Headings of `rows`."""
     along = [comparison.curve[0].rpartition(".")[2]] if comparison.curve else []
-    begin = [*along, *varied(comparison), "mean" if comparison.spread else "value", "difference"]
+    begin = [*along, *varied(comparison), "mean" if comparison.spread else "value"]
+    if comparison.alone:
+        return [*begin, f"{100 * comparison.level:g} % interval"] if comparison.spread else begin
+    begin.append("difference")
     if not comparison.spread:
         return begin
     return [*begin, f"{100 * comparison.level:g} % interval", "verdict"]
 
 
 def varied(comparison: Comparison) -> list[str]:
-    """The varied settings, as short as they can be told apart; one empty name if there are none."""
-    return [_short(name, comparison) for name in comparison.vary] or [""]
+    """Settings by which combinations differ, as short as they can be told apart."""
+    return [_short(name, comparison) for name in comparison.varied]
+
+
+def values(comparison: Comparison, entry: Entry) -> list[str]:
+    """An entry's values of the settings in `varied`."""
+    return [shown(entry.variant.settings[name]) for name in comparison.varied]
 
 
 def rows(comparison: Comparison, metric: str) -> Iterator[tuple[list[str], str]]:
@@ -124,7 +160,15 @@ def rows(comparison: Comparison, metric: str) -> Iterator[tuple[list[str], str]]
     for entry in comparison.entries:
         variant = entry.variant
         along = [shown(variant.at)] if comparison.curve else []
-        begin = [*along, *(map(shown, variant.settings.values()) if variant.settings else ("",))]
+        begin = [*along, *values(comparison, entry)]
+        if comparison.alone:
+            bounds = [interval_alone(comparison, entry, metric)] if comparison.spread else []
+            said = "worse" if entry.error else ""
+            yield (
+                [*begin, FAILED if entry.error else mean(comparison, entry, metric), *bounds],
+                said,
+            )
+            continue
         if variant.label == comparison.baseline:
             end, said = ["", BASELINE], ""
         else:
@@ -145,6 +189,16 @@ def mean(comparison: Comparison, entry: Entry, metric: str) -> str:
     if values is None:
         return units.ABSENT
     return named.writer(metric)(centre(values, comparison.scales[metric]))
+
+
+def interval_alone(comparison: Comparison, entry: Entry, metric: str) -> str:
+    """Student's interval of a figure's own mean; empty where there is none."""
+    values = entry.values(metric)
+    if values is None or len(values) < 2:
+        return ""
+    low, high = interval_of_mean(values, comparison.level, comparison.scales[metric])
+    write = named.writer(metric)
+    return f"{write(low)} to {write(high)}"
 
 
 def direction(metric: str) -> str:
@@ -178,22 +232,14 @@ def interval(row: Row) -> str:
 def _short(name: str, comparison: Comparison) -> str:
     """A setting's last name, if no other varied setting has it."""
     last = name.rpartition(".")[2]
-    alike = [one for one in comparison.vary if one.rpartition(".")[2] == last]
+    alike = [one for one in comparison.varied if one.rpartition(".")[2] == last]
     return last if len(alike) == 1 else name
 
 
 def _of_metric(comparison: Comparison, metric: str) -> Table:
-    table = Table(
-        title=f"{named.heading(metric)} [dim]({metric}, {direction(metric)})[/dim]",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        padding=(0, 1, 0, 0),
-        header_style="dim",
-    )
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     headings = head(comparison)
-    texts = len(comparison.vary) or 1
-    texts += comparison.curve is not None
+    texts = len(comparison.varied) + (comparison.curve is not None)
     for place, name in enumerate(headings):
         table.add_column(
             name,

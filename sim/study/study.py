@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from itertools import combinations, pairwise
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from engine.eviction import EVICTION
 from engine.future import KnownFuture, Uses, needs_future
@@ -26,6 +26,7 @@ from traces.settings import Settings, known_name
 from traces.version import installed_version
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     import polars as pl
 
 BOUND: Final = "belady"
@@ -46,7 +47,7 @@ class StudySettings(Settings):
     engine.radix.ranks.RANKS."""
     capacity_tokens: tuple[int | None, ...] = Field(default=(None,), min_length=1)
     """Room of each cache, in tokens; None: without limit."""
-    block_tokens: int = Field(default=16, ge=1)
+    block_tokens: int = Field(default=16, ge=1, validate_default=True)
     """Tokens of a block, or of a page of the tree."""
     index: Literal["blocks", "radix"] = "blocks"
     """blocks: vLLM's cache, the engine's own; radix: SGLang's tree."""
@@ -71,25 +72,33 @@ class StudySettings(Settings):
     def _has_room(cls, capacities: tuple[int | None, ...]) -> tuple[int | None, ...]:
         for tokens in capacities:
             if tokens is not None and tokens < 1:
-                raise ValueError(f"must be at least 1, got {tokens}")
+                raise ValueError("must be at least 1 token each")
         return tuple(sorted(set(capacities), key=_or_infinity))
+
+    @field_validator("block_tokens")
+    @classmethod
+    def _fits(cls, block_tokens: int, info: ValidationInfo) -> int:
+        for tokens in info.data.get("capacity_tokens", ()):
+            if tokens is not None and tokens < block_tokens:
+                raise ValueError(f"a capacity of {tokens} tokens holds no block of so many tokens")
+        return block_tokens
 
     @model_validator(mode="after")
     def _check(self) -> StudySettings:
         table = EVICTION if self.index == "blocks" else RANKS
         for spec in self.eviction:
             known_policy("eviction policy" if table is EVICTION else "radix rank", spec, table)
-        for tokens in self.capacity_tokens:
-            if tokens is not None and tokens < self.block_tokens:
-                raise ValueError(
-                    f"capacity_tokens: {tokens} hold no block of {self.block_tokens} tokens"
-                )
         return self
 
     def policies(self) -> tuple[str, ...]:
         """What is asked for, once each, and the bound at the end."""
         asked = dict.fromkeys(spec for spec in self.eviction if spec != BOUND)
         return (*asked, BOUND)
+
+    @property
+    def limited(self) -> list[int]:
+        """The capacities that are some, in ascending order."""
+        return [tokens for tokens in self.capacity_tokens if tokens is not None]
 
 
 @dataclass(frozen=True)
@@ -133,21 +142,35 @@ class Flip:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Study:
     """What came of it: the bound is the last row of each capacity."""
 
     settings: StudySettings
     rows: tuple[Row, ...]
 
+    def __repr__(self) -> str:
+        policies, capacities = len(self.settings.policies()), len(self.settings.capacity_tokens)
+        return f"Study({self.settings.trace.path}: policies={policies}, capacities={capacities})"
+
     def row(self, eviction: str, capacity_tokens: int | None) -> Row:
         """The row of a policy at a capacity; KeyError if it was not asked for."""
         for row in self.rows:
             if (row.eviction, row.capacity_tokens) == (eviction, capacity_tokens):
                 return row
-        raise KeyError((eviction, capacity_tokens))
+        raise KeyError(f"no {eviction} at {capacity(capacity_tokens)} tokens in this study")
 
-    @property
+    @cached_property
+    def alike(self) -> list[list[str]]:
+        """The policies, those together that hit as many tokens as each other at every capacity."""
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for policy in self.settings.policies():
+            if policy != BOUND:
+                rows = [self.row(policy, tokens) for tokens in self.settings.capacity_tokens]
+                groups.setdefault(tuple(row.total.hit_tokens for row in rows), []).append(policy)
+        return list(groups.values())
+
+    @cached_property
     def flips(self) -> list[Flip]:
         """Where the rank of two policies depends on the capacity."""
         found: list[Flip] = []
@@ -184,8 +207,24 @@ class Study:
                 | {"tenants": {name: _counts(tally) for name, tally in row.tallies.tenants.items()}}
                 for row in self.rows
             ],
-            "flips": [str(flip) for flip in self.flips],
+            "flips": [asdict(flip) | {"said": str(flip)} for flip in self.flips],
         }
+
+    def plot(self, name: str | None = None) -> go.Figure | dict[str, go.Figure]:
+        """The picture `name` of the page, or all of them; raises KeyError for an unknown one."""
+        from sim.study.pictures import pictures
+
+        drawn = pictures(self)
+        if name is None:
+            return drawn
+        if name not in drawn:
+            raise KeyError(f"no picture {name!r}; there are {', '.join(drawn) or 'none'}")
+        return drawn[name]
+
+    def _repr_html_(self) -> str:
+        from sim.study.page import hit_tables
+
+        return hit_tables(self)
 
 
 def cache_study(
@@ -352,7 +391,8 @@ def parse_capacity(text: str) -> int | None:
         tokens, whole = 0.5, 0
     if tokens != whole or whole < 1:
         raise ConfigError(
-            f"--capacity {text}: is no number of tokens; expected one like 3M, 512k, 5000 or inf"
+            f"--capacity {text or repr(text)}: is no number of tokens; expected one like 3M, 512k,"
+            " 5000 or inf"
         )
     return whole
 

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 import sim
+from sim.comparing import tables
 from sim.comparing.comparison import Comparison, compare
 from sim.comparing.folder import FILES, check_folder, write_folder
 from sim.comparing.grid import parse_vary, values_of, variants
@@ -27,6 +28,7 @@ from sim.replay import replay
 from sim.scenario import load_scenario, scenario_of
 from sim.uncertainty import Figures, figures
 from tests.commands import ROOT, Run, below, refused, start
+from tests.engine.guard.own import own
 from traces.errors import ConfigError
 
 HEAD = "arrival_s,prompt_tokens,output_tokens\n"
@@ -223,6 +225,101 @@ def test_a_broken_baseline_leaves_figures_and_a_warning(base: dict[str, Any]):
     found = compared(base, {"trace.path": ["gone.csv", "t.csv"]}, replications=2)
     assert not found.rows and found.entries[1].itself
     assert any("the baseline gone.csv failed" in text for text in found.warnings)
+
+
+BROKEN = """
+class Mine:
+    def __init__(self, view):
+        self.waiting = []
+
+    def add(self, seq, again):
+        if seq.request.request_id == 30:
+            raise LookupError("no such class")
+        self.waiting.append(seq)
+
+    def first(self):
+        return self.waiting[0]
+
+    def remove(self, seq):
+        self.waiting.remove(seq)
+"""
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_policy_that_raises_fails_its_cell_alone(
+    kvcast: Run, base: dict[str, Any], tmp_path: Path, jobs: str
+):
+    """The broken one is in the middle, so that another comes after it."""
+    own(tmp_path, BROKEN)
+    code, out, err = kvcast(
+        *("compare", "run.yaml", "--policy", "fcfs", "--policy", "mine.py:Mine"),
+        *("--policy", "vtc", "--replications", "2", "--jobs", jobs, "--out", "out"),
+    )
+    assert (code, err) == (1, "")
+    said = " ".join(out.split())
+    assert "failed: scheduler.order=mine.py:Mine: order 'mine.py:Mine': add() raised" in said
+    assert "LookupError: no such class in line 8, at request 30, at " in said
+    good, broken, other = json.loads(Path("out/comparison.json").read_text())["cells"]
+    assert broken["itself"] is None and "no such class" in broken["error"]
+    for one in (good, other):
+        assert one["error"] is None and len(one["replications"]) == 2
+    assert {row["cell"] for row in cells_csv("out")} == {"fcfs", "mine.py:Mine", "vtc"}
+
+
+def cells_csv(folder: str) -> list[dict[str, Any]]:
+    return pl.read_csv(Path(folder) / "cells.csv").to_dicts()
+
+
+# ---- nothing to compare
+
+
+def test_a_curve_alone_is_shown_with_intervals_and_compared_with_nothing(
+    kvcast: Run, base: dict[str, Any]
+):
+    line = ("compare", "run.yaml", "--curve", "scheduler.max_num_seqs=8,12", "--metric", TTFT)
+    code, out, err = kvcast(*line, "--replications", "3", "--out", "out")
+    assert (code, err) == (0, "")
+    said = " ".join(out.split())
+    assert "One scenario at 2 values of scheduler.max_num_seqs, 3 replications each" in said
+    assert "Nothing is varied, so nothing is compared; --vary" in said
+    assert "comparisons together" not in said and "baseline" not in said
+    assert "max_num_seqs mean 95 % interval" in said and "verdict" not in said
+    text = Path("out/comparison.html").read_text().partition("<body>")[2].split("<script>")[0]
+    assert "baseline" not in text and "as stated" not in text and "not distinguish" not in text
+    code, out, _ = kvcast(*line, "--replications", "1")
+    assert code == 0 and "One run at each value: " in " ".join(out.split())
+
+
+def test_a_setting_of_one_value_has_no_column(base: dict[str, Any]):
+    found = compared(
+        base, {"cluster.replicas": [1, 2], "scheduler.order": ["fcfs"]}, metrics=[TTFT]
+    )
+    assert tables.head(found)[:2] == ["replicas", "mean"]
+    assert [cells[0] for cells, _ in tables.rows(found, TTFT)] == ["1", "2"]
+    assert tables.design(found).startswith(
+        "2 settings of cluster.replicas with scheduler.order=fcfs, "
+    )
+    assert '<th class="set">order</th>' not in page(found)
+    assert (found.name, found.labels, found.baseline) == ("cluster.replicas", ["1", "2"], "1")
+    assert found.cells["scheduler.order"].unique().to_list() == ["fcfs"]
+    assert "The verdict holds with 95 %." in tables.method(found)
+
+
+def test_whole_numbers_of_a_curve_stay_whole(base: dict[str, Any]):
+    curve = {"scheduler.max_num_seqs": [8, 12]}
+    found = compared(base, {"cluster.replicas": [1, 2]}, curve=curve, replications=2)
+    for frame in (found.cells, found.differences):
+        assert frame.schema["scheduler.max_num_seqs"] == pl.Int64()
+        assert set(frame["scheduler.max_num_seqs"]) == {8, 12}
+    mixed = compared(base, {"cluster.replicas": [1]}, curve={"load": [1, 0.5]}, replications=1)
+    assert mixed.cells["load"].to_list() == [0.5, 1.0]
+
+
+def test_in_text_a_comparison_is_one_short_line(base: dict[str, Any]):
+    found = compared(base, {"cluster.replicas": [1, 2]}, replications=2)
+    assert repr(found) == (
+        "Comparison(name='cluster.replicas', baseline='1', replications=2, level=0.95)"
+    )
 
 
 # ---- settings
@@ -445,6 +542,11 @@ def test_a_cell_that_takes_too_long_is_ended(kvcast: Run, base: dict[str, Any]):
         (("--vary", "seed=1,2", "--traffic", "same"), "profile p.yaml has neither intervals nor"),
         (("--vary", "seed=1,2", "--traffic", "reseeded"), "t.csv cannot be made anew"),
         (("--vary", "seed=1,2", "--trace", "gone.csv"), "gone.csv: "),
+        (("--vary", "seed=1,2", "--trace", "gone.csv", "--replications", "1"), "gone.csv: "),
+        (("--vary", "load=1,2", "--profile", "none"), "profile 'none' is neither a file nor"),
+        (("--curve", "load=x"), "--curve load=x: load: must be a number above 0"),
+        (("--curve", "seed=1,1"), "--curve seed: 1 is stated twice"),
+        (("--vary", "seed=1,2", "--metric", "ttft"), "did you mean latency.ttft_s.p50?"),
         (("--vary", "seed=1,2", "--set", "nonsense=1"), "nonsense: unknown setting"),
     ],
 )

@@ -20,7 +20,7 @@ def entries(levels: dict[str, list[float | None]], metric: str = TTFT) -> list[E
         luck = random.normal(0, 0.5, 10)
         for name, values in levels.items():
             value = values[place]
-            variant = Variant({"x": name}, place + 1, SCENARIO)
+            variant = Variant({"x": name}, place + 1, SCENARIO, name)
             if value is None:
                 made.append(Entry(variant, None, (), "broken"))
                 continue

@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 import sim
 from sim.study import folder, tables
 from sim.study.caches import Tallies, Tally
+from sim.study.page import page
 from sim.study.spread import SPREADS
 from sim.study.study import Row, Study, StudySettings, capacity, parse_capacity
 from tests.commands import Run
@@ -149,7 +153,87 @@ def test_flips_name_both_sides():
         assert small > found.row(flip.ahead_large, flip.small_tokens).token_hit_ratio
         large = found.row(flip.ahead_large, flip.large_tokens).token_hit_ratio
         assert large > found.row(flip.ahead_small, flip.large_tokens).token_hit_ratio
-        assert str(flip) in tables.warnings(found)
+        assert asdict(flip) | {"said": str(flip)} in found.as_json()["flips"]
+        assert flip.ahead_small in page(found).partition('id="flips"')[2]
+
+
+NAMES = tuple(f"p{number}" for number in range(12))
+
+
+def crossing() -> Study:
+    """Policies of which later ones lead ever more where the cache is small, and trail where it is
+    large; the first of them hits as much as `one`."""
+    hits = {name: [100 + 10 * at, 900 - 20 * at] for at, name in enumerate(NAMES)}
+    return of_hits(one=[100, 900], **hits, belady=[900, 900])
+
+
+def test_few_flips_are_shown_and_all_are_kept(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        "sim.study.study.EVICTION", dict.fromkeys(("one", *NAMES, "belady"), object)
+    )
+    found = crossing()
+    assert found.alike[0] == ["one", "p0"]
+    assert len(found.flips) == 13 * 12 // 2 - 1
+    shown = tables.telling_flips(found)
+    assert len(shown) == tables.TELLING
+    assert (shown[0].ahead_small, shown[0].ahead_large) == ("p11", "one")
+    assert not any("p0" in (flip.ahead_small, flip.ahead_large) for flip in shown)
+    least = min(min(flip.lead_small, flip.lead_large) for flip in shown)
+    firsts = {group[0] for group in found.alike}
+    for flip in found.flips:
+        if flip not in shown and {flip.ahead_small, flip.ahead_large} <= firsts:
+            assert min(flip.lead_small, flip.lead_large) <= least
+    text = printed(found, 80)
+    assert f"{len(found.flips) - tables.TELLING} more" in " ".join(text.split())
+    assert "p0 hits as much as one at every capacity." in text
+    assert len(found.as_json()["flips"]) == len(found.flips)
+
+
+def printed(found: Study, width: int) -> str:
+    console = Console(width=width, file=StringIO())
+    console.print(tables.study_table(found, width))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_every_share_is_whole_however_narrow_the_terminal(width: int):
+    """Capacities that do not fit go below; no cell is cut or broken."""
+    requests = list(open_trace("sample:chat"))[:300]
+    capacities = tuple(1000 * 2**i for i in range(12))
+    found = study(requests, eviction=("lru", "w-tinylfu:window=0.05"), capacity_tokens=capacities)
+    text = printed(found, width)
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+    for grid in tables.grids(found):
+        for policy, *cells in grid.rows:
+            lines = [line.split() for line in text.splitlines()]
+            for begin in range(len(cells)):
+                assert any(cells[begin] in line for line in lines), (policy, begin)
+    heads = [line.split()[1:] for line in text.splitlines() if line.startswith("eviction")]
+    assert [one for head in heads for one in head] == 2 * list(map(capacity, capacities))
+    assert (len(heads) > 2) == (width < 200)
+
+
+def test_lines_of_policies_that_hit_alike_do_not_hide_each_other():
+    found = study(prompts("ab", "ab", "ac"), eviction=("lru", "fifo"), capacity_tokens=(64,))
+    assert found.alike == [["lru", "fifo"]]
+    names = [line.name for line in found.plot("hits").data]
+    assert names == ["lru = fifo", "belady"]
+
+
+def test_a_study_is_one_line_of_text_and_tables_in_a_notebook():
+    found = study(prompts("ab", "ab"), eviction=("lru", "fifo"), capacity_tokens=(64, None))
+    assert repr(found) == "Study(sample:chat: policies=3, capacities=2)"
+    assert found._repr_html_().count("<table>") == 2
+    assert set(found.plot()) == {"hits", "bound"}
+    with pytest.raises(KeyError, match="no picture 'x'; there are hits, bound"):
+        found.plot("x")
+    assert study(prompts("ab")).plot() == {}
+
+
+def test_the_legend_is_below_the_picture():
+    found = study(prompts("ab", "ab"), eviction=("lru", "fifo"), capacity_tokens=(64,))
+    for picture in found.plot().values():
+        assert picture.layout.legend.y < 0 and picture.layout.legend.yanchor == "top"
 
 
 def test_tenants_add_up():
@@ -177,7 +261,8 @@ def test_capacities_are_read_and_said_alike(text: str, tokens: int):
     [
         ({"eviction": ("lruu",)}, "did you mean lru"),
         ({"eviction": ("arc",), "index": "radix"}, "unknown radix rank 'arc'"),
-        ({"capacity_tokens": (3,)}, "3 hold no block of 16 tokens"),
+        ({"capacity_tokens": (3,)}, "a capacity of 3 tokens holds no block of so many"),
+        ({"capacity_tokens": (0,)}, "must be at least 1 token each"),
         ({"router": "least"}, "unknown router 'least'"),
     ],
 )
@@ -202,7 +287,7 @@ def test_the_command_writes_page_numbers_and_settings(kvcast: Run, tmp_path: Pat
     assert [row["eviction"] for row in numbers["rows"]] == ["lru", "fifo", "belady"] * 3
     again = sim.cache_study(load_settings(StudySettings, written / folder.SETTINGS))
     assert again.as_json() == numbers
-    assert folder.page(again) == (written / folder.PAGE).read_text()
+    assert page(again) == (written / folder.PAGE).read_text()
     assert again.frame.height == 9
 
 
@@ -217,7 +302,10 @@ def test_room_in_gigabytes_is_that_of_the_profile(kvcast: Run):
     ("line", "said"),
     [
         ("--capacity 3X", "--capacity 3X: is no number of tokens"),
-        ("--capacity 8", "8 hold no block of 16 tokens"),
+        ("--capacity 8", "a capacity of 8 tokens holds no block of so many tokens, got 16"),
+        ("--capacity 1M,,2M", "--capacity '': is no number of tokens"),
+        ("--gb 1e-9 --profile h200-llama-3.1-8b", "--gb 1e-9: holds no block of 16 tokens"),
+        ("--eviction ,", "--eviction: names no policy"),
         ("--gb 10", "--gb: needs --profile"),
         ("--gb 10 --capacity 3M", "--gb: goes without --capacity"),
         ("--gb x --profile h200-llama-3.1-8b", "--gb x: is no size"),
