@@ -28,6 +28,7 @@ from engine.prefix import NO_HIT
 from engine.sequence import FINISHED, RUNNING, WAITING, Sequence
 from engine.tiers import Tiers
 from engine.waiting import WaitingQueue
+from traces.errors import ConfigError
 from traces.request import Request
 
 UNLIMITED = 1 << 60
@@ -226,7 +227,12 @@ class Scheduler:
     # ---- the step
 
     def schedule(self) -> Batch | None:
-        """Decide the next step and grant it its tokens and blocks; None if there is no work."""
+        """Decide the next step and grant it its tokens and blocks; None if there is no work.
+
+        Raises:
+            ConfigError: nothing runs, and the first that waits can never be admitted: it was
+                preempted, and has become too long to be computed anew.
+        """
         self._steps += 1
         if self._news:
             self._take_in()
@@ -263,11 +269,28 @@ class Scheduler:
                 context -= decodes.computed(seq)
             batch.decode_context_tokens = context
         elif not batch.preempted:
+            if self.queue.size and not self.running:
+                raise ConfigError(self._stuck(self.queue.first()))
             return None
         batch.members = self.decodes
         if not rival:
             batch.horizon = self._horizon(batch)
         return batch
+
+    def _stuck(self, seq: Sequence) -> str:
+        """Why a sequence that has the whole pool to itself is not admitted."""
+        known = seq.prompt_tokens + seq.generated
+        begin = f"request {seq.request.request_id}: {known:,} tokens to compute after a preemption"
+        needed = self.blocks.blocks_for(known)
+        if needed > self.blocks.usable:
+            return (
+                f"{begin} need {needed:,} KV blocks of {self.blocks.usable:,}; expected more"
+                " blocks, or a smaller scheduler.max_model_len"
+            )
+        return (
+            f"{begin} exceed scheduler.max_num_batched_tokens = {self._budget:,}; expected at"
+            " least as many as scheduler.max_model_len, or chunked_prefill: true"
+        )
 
     def _schedule_decodes(self) -> Batch | None:
         """The most frequent case, without detours: nothing to do but to decode, and room for it.

@@ -104,7 +104,6 @@ class Cluster:
         try:
             with _collector_at_rest():
                 self._env.run()
-            self._find_starved()
         except PolicyError as error:
             raise error.during(f"at {self._time_s():.6f} s") from error.__cause__
         self._close()
@@ -190,17 +189,6 @@ class Cluster:
         self._stopped = True
         for replica in self.replicas:
             replica.stop()
-
-    def _find_starved(self) -> None:
-        """Nothing happens any more: nobody may be waiting, unless the run was cut off."""
-        for replica in self.replicas:
-            scheduler = replica.scheduler
-            if scheduler.waiting and not self._stopped:
-                request = scheduler.queue.first().request.request_id
-                raise PolicyError(
-                    f"scheduler.order '{scheduler.settings.order}': request {request} is not"
-                    f" admitted although nothing else runs on replica {replica.index}: it starves"
-                )
 
     def _time_s(self) -> float:
         """How far the run is; a replica may be ahead of the clock."""

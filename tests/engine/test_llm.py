@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from engine.work import Generation
 from tests.engine.eviction.audit import POLICIES, SPECS
 from tests.engine.ledger import VOCAB, Ledger, continuation
 from tests.sim.clusters import orders
+from traces.errors import ConfigError
 from traces.request import Request
 
 NO_STOP: frozenset[int] = frozenset()
@@ -147,3 +149,13 @@ def test_whatever_is_reused_the_text_is_the_same(wanted, scheduler, cache, offlo
             break
     assert ended == len(wanted)
     nothing_leaked(it)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_prompt_that_has_outgrown_the_budget_ends_the_run(asynchronous: bool) -> None:
+    whole = {"chunked_prefill": False, "async_scheduling": asynchronous}
+    it = engine(16, cache={"prefix_caching": False}, **whole)
+    for number in range(3):
+        it.add([number] * 20, 30)
+    with pytest.raises(ConfigError, match=r"request 1: \d+ tokens .* exceed scheduler"):
+        it.run()

@@ -20,11 +20,10 @@ from sim.cluster import JUST_AFTER_PS
 from sim.folder import replay_to_folder
 from sim.replay import replay
 from sim.scenario import Scenario, load_scenario, scenario_of
-from tests.engine.guard.own import QUEUE, own
 from tests.sim.clusters import Setup, crowded_setups
 from tests.sim.served import Served, StepByStep
 from tests.sim.test_conservation import requests_of, segments_of
-from traces.errors import ConfigError, PolicyError
+from traces.errors import ConfigError
 from traces.request import Request
 
 SECOND = LinearCost(step_ps=PICOSECONDS, prefill_token_ps=0, decode_ps=0, context_token_ps=0)
@@ -386,41 +385,36 @@ def test_what_came_out_before_the_client_gave_up_is_counted(asynchronous: bool) 
     assert cut_off.column("generated_tokens").tolist() == [51 + asynchronous]
 
 
-# ---- an order under which the run comes to a standstill
+# ---- who can never be admitted again
 
 
-def of_standstill(order: str, asynchronous: bool, **cluster: object) -> Served:
-    """Serve under an order that has preempted requests first. Three grow until one of them gives
-    way; prompt and output together it has more tokens than fit into a step, and prefills are not
-    cut. So it is offered for ever, and the last, which would fit, never."""
+def outgrown(**settings: object) -> Served:
+    """Three requests grow until one of them gives way, with more tokens than it came with."""
     return Served(
-        [Request(number, 0.0, 60, 100) for number in range(3)] + [Request(3, 100.0, 8, 8)],
+        [Request(number, 0.0, 60, 100) for number in range(3)],
         SECOND,
         num_blocks=20,
-        scheduler=SchedulerSettings(
-            max_num_batched_tokens=64,
-            chunked_prefill=False,
-            order=order,
-            async_scheduling=asynchronous,
-        ),
-        **cluster,
+        scheduler=SchedulerSettings.model_validate(settings),
     )
 
 
 @SCHEDULING
-def test_who_waits_when_nothing_happens_any_more_is_named(tmp_path: Path, asynchronous: bool):
-    spec = own(tmp_path, QUEUE)
-    with pytest.raises(PolicyError) as stopped:
-        of_standstill(spec, asynchronous)
+def test_a_prompt_that_has_outgrown_the_budget_ends_the_run(asynchronous: bool) -> None:
+    whole = {"chunked_prefill": False, "async_scheduling": asynchronous}
+    with pytest.raises(ConfigError) as stopped:
+        outgrown(max_num_batched_tokens=64, **whole)
     assert re.fullmatch(
-        rf"scheduler.order '{re.escape(spec)}': request 2 is not admitted although nothing else"
-        r" runs on replica 0: it starves, at \d+\.0{6} s",
+        r"request 2: \d+ tokens to compute after a preemption exceed"
+        r" scheduler.max_num_batched_tokens = 64; expected at least as many as"
+        r" scheduler.max_model_len, or chunked_prefill: true",
         str(stopped.value),
     )
+    assert outcomes(outgrown(max_num_batched_tokens=160, **whole)) == ["finished"] * 3
+    assert outcomes(outgrown(max_num_batched_tokens=64)) == ["finished"] * 3
 
 
 @SCHEDULING
-def test_a_run_that_is_cut_off_leaves_who_waits_unfinished(tmp_path: Path, asynchronous: bool):
-    spec = own(tmp_path, QUEUE)
-    cut_off = of_standstill(spec, asynchronous, end_ps=1000 * PICOSECONDS)
-    assert outcomes(cut_off) == ["finished", "finished", "unfinished", "unfinished"]
+def test_a_request_that_has_outgrown_the_pool_ends_the_run(asynchronous: bool) -> None:
+    alone = SchedulerSettings(async_scheduling=asynchronous)
+    with pytest.raises(ConfigError, match=r"request 0: \d+ tokens .* need 5 KV blocks of 4;"):
+        Served([Request(0, 0.0, 60, 100)], SECOND, num_blocks=5, scheduler=alone)
