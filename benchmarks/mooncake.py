@@ -8,14 +8,14 @@ Needs the public traces in the folder KVCAST_SHARED (default ../shared); see doc
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.replay import machine
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("KVCAST_SHARED", PROJECT.parent / "shared"))
@@ -158,12 +158,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     result: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "cpu": platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
+        "command": f"python -m benchmarks.mooncake --repeats {asked.repeats}",
         "block_tokens": BLOCK_TOKENS,
         "context_tokens": LLAMA3_70B_CONTEXT_TOKENS,
         "published": PUBLISHED,

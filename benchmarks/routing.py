@@ -96,7 +96,7 @@ def main() -> None:
     options = parser.parse_args()
     if not MOONCAKE.exists():
         raise SystemExit(f"no trace at {MOONCAKE}; set KVCAST_SHARED")
-    results: dict[str, Any] = {"machine": machine()}
+    results: dict[str, Any] = {"machine": machine(), "command": "python -m benchmarks.routing"}
     results["index, MB a million blocks of 16 tokens"] = {
         f"hashes of {hash_tokens} tokens, {replicas} replicas, held by {holders}": index_megabytes(
             replicas, hash_tokens, holders

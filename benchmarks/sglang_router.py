@@ -11,13 +11,13 @@ would have 52 % where workers lose nothing, and following prefixes 88 %. Groups 
 """
 
 import argparse
-import datetime
 import json
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.replay import machine
 from traces.request import Request
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -87,11 +87,16 @@ def against_turns(groups: int, prompts: int, routers: tuple[str, ...] = ROUTERS)
 def main() -> None:
     """Run both sizes of groups and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    ran_on = machine()
+    date = ran_on["date"][:10]
     default = PROJECT / "benchmarks/results" / f"sglang-router-{date}.json"
     parser.add_argument("--out", type=Path, default=default)
     options = parser.parse_args()
-    found: dict[str, Any] = {"date": date, "published": PUBLISHED}
+    found: dict[str, Any] = {
+        "machine": ran_on,
+        "command": "python -m benchmarks.sglang_router",
+        "published": PUBLISHED,
+    }
     for groups, prompts in ((205, DEDUCED_GROUP), (64, 16)):
         name = f"{groups} groups of {prompts}"
         found[name] = against_turns(groups, prompts)
