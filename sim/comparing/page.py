@@ -5,15 +5,13 @@ from __future__ import annotations
 from html import escape
 from typing import Any, Final
 
-from plotly.offline import get_plotlyjs
-
 from sim.comparing import metrics as named
 from sim.comparing import tables
 from sim.comparing.comparison import Comparison
 from sim.comparing.grid import shown
 from sim.comparing.pictures import BETTER, pictures
-from sim.report.panels import panel, script_literal
-from sim.report.stylesheet import CSS, SCRIPT
+from sim.report.page import page_of
+from sim.report.panels import panel
 from traces.version import installed_version
 
 STYLE: Final = f"""
@@ -61,40 +59,19 @@ def page(comparison: Comparison) -> str:
         f'<div class="panel"><p class="finding">{escape(tables.method(comparison))}</p></div>',
     )
     sections["scenario"] = ("Scenario", _scenario(comparison))
-    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, (title, _) in sections.items())
-    body = "".join(
-        f'<section id="{anchor}"><h2>{title}</h2>{content}</section>\n'
-        for anchor, (title, content) in sections.items()
+    name = comparison.name
+    return page_of(
+        brand="comparison",
+        name=name,
+        title=f"{name}, compared",
+        answer=escape(answer(comparison)),
+        setting=escape(tables.design(comparison)),
+        banners=_banners(comparison),
+        sections=sections,
+        drawn=drawn,
+        version=installed_version(),
+        style=STYLE,
     )
-    name = escape(comparison.name)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}, compared · kvcast</title>
-<style>{CSS}{STYLE}</style>
-</head>
-<body>
-<header class="top"><div>
-<div class="brand">kvcast comparison</div>
-<h1>{name}</h1>
-<p class="answer">{escape(answer(comparison))}</p>
-<p class="setting">{escape(tables.design(comparison))}</p>
-<nav aria-label="Sections">{links}</nav>
-</div></header>
-<main>
-{_banners(comparison)}
-{body}
-<footer>kvcast {escape(installed_version())}. This file needs no network.</footer>
-</main>
-<script>{get_plotlyjs()}</script>
-<script>
-const FIGURES = {script_literal(drawn)};
-{SCRIPT}</script>
-</body>
-</html>
-"""
 
 
 def answer(comparison: Comparison) -> str:

@@ -8,14 +8,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 import yaml
-from plotly.offline import get_plotlyjs
 
 from engine.atomic import replacing
 from sim.report import fragments
 from sim.report.contract import RunResult
 from sim.report.figures import MISSING, draw
-from sim.report.panels import panel, script_literal
-from sim.report.stylesheet import CSS, SCRIPT
+from sim.report.page import page_of
+from sim.report.panels import panel
 from sim.report.tenants import tenant_table
 
 SECTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -67,41 +66,18 @@ def report_html(result: RunResult) -> str:
         "<details><summary>The complete settings of this run</summary>"
         f"<pre>{escape(_yaml(result.scenario))}</pre></details>",
     )
-    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, (title, _) in sections.items())
-    body = "".join(
-        f'<section id="{anchor}"><h2>{title}</h2>{content}</section>\n'
-        for anchor, (title, content) in sections.items()
+    name = summary["name"]
+    return page_of(
+        brand="forecast",
+        name=name,
+        title=name,
+        answer=fragments.answer(summary),
+        setting=fragments.setting(summary),
+        banners=f"{fragments.banners(summary)}\n{fragments.cards(summary)}",
+        sections=sections,
+        drawn=pictures,
+        version=str(summary["kvcast"]),
     )
-    name = escape(summary["name"])
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name} · kvcast</title>
-<style>{CSS}</style>
-</head>
-<body>
-<header class="top"><div>
-<div class="brand">kvcast forecast</div>
-<h1>{name}</h1>
-<p class="answer">{fragments.answer(summary)}</p>
-<p class="setting">{fragments.setting(summary)}</p>
-<nav aria-label="Sections">{links}</nav>
-</div></header>
-<main>
-{fragments.banners(summary)}
-{fragments.cards(summary)}
-{body}
-<footer>kvcast {escape(str(summary["kvcast"]))}. This file needs no network.</footer>
-</main>
-<script>{get_plotlyjs()}</script>
-<script>
-const FIGURES = {script_literal(pictures)};
-{SCRIPT}</script>
-</body>
-</html>
-"""
 
 
 def _pictures(result: RunResult, names: tuple[str, ...], pictures: dict[str, go.Figure]) -> str:

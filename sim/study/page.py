@@ -5,12 +5,10 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from plotly.offline import get_plotlyjs
-
 from engine import units
 from sim.report.fragments import table
-from sim.report.panels import panel, script_literal
-from sim.report.stylesheet import CSS, SCRIPT
+from sim.report.page import page_of
+from sim.report.panels import panel
 from sim.study import tables
 from sim.study.pictures import pictures
 from sim.study.study import BOUND, Row, Study, capacity
@@ -39,44 +37,22 @@ def page(study: Study) -> str:
         "<details><summary>The complete settings</summary>"
         f"<pre>{escape(to_yaml(study.settings))}</pre></details>",
     )
-    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, (title, _) in sections.items())
-    body = "".join(
-        f'<section id="{anchor}"><h2>{title}</h2>{content}</section>\n'
-        for anchor, (title, content) in sections.items()
-    )
     banners = "\n".join(
         f'<div class="banner warning" role="note">{escape(text)}</div>'
         for text in tables.warnings(study)
     )
-    name = escape(Path(study.settings.trace.path).stem)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}, cached · kvcast</title>
-<style>{CSS}</style>
-</head>
-<body>
-<header class="top"><div>
-<div class="brand">kvcast cache study</div>
-<h1>{name}</h1>
-<p class="answer">{escape(answer(study))}</p>
-<p class="setting">{escape(tables.about(study))}</p>
-<nav aria-label="Sections">{links}</nav>
-</div></header>
-<main>
-{banners}
-{body}
-<footer>kvcast {escape(installed_version())}. This file needs no network.</footer>
-</main>
-<script>{get_plotlyjs()}</script>
-<script>
-const FIGURES = {script_literal(drawn)};
-{SCRIPT}</script>
-</body>
-</html>
-"""
+    name = Path(study.settings.trace.path).stem
+    return page_of(
+        brand="cache study",
+        name=name,
+        title=f"{name}, cached",
+        answer=escape(answer(study)),
+        setting=escape(tables.about(study)),
+        banners=banners,
+        sections=sections,
+        drawn=drawn,
+        version=installed_version(),
+    )
 
 
 def answer(study: Study) -> str:

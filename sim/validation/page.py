@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Final
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from engine import units
 from engine.atomic import replacing
 from sim.report.fragments import table
-from sim.report.panels import panel, script_literal
-from sim.report.stylesheet import CSS, SCRIPT
+from sim.report.page import page_of
+from sim.report.panels import panel
 from sim.validation import pictures, tables
 from sim.validation.served import LATENCIES
 from sim.validation.validation import Validation
@@ -67,40 +66,18 @@ def page(validation: Validation) -> str:
         "<details><summary>The complete settings of the simulation</summary>"
         f"<pre>{escape(to_yaml(validation.scenario))}</pre></details>",
     )
-    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, (title, _) in sections.items())
-    body = "".join(
-        f'<section id="{anchor}"><h2>{title}</h2>{content}</section>\n'
-        for anchor, (title, content) in sections.items()
+    name = _name(Path(validation.real.where))
+    return page_of(
+        brand="validation",
+        name=name,
+        title=f"{name}, validated",
+        answer=escape(_answer(validation)),
+        setting=escape(_setting(validation)),
+        banners=_banners(validation),
+        sections=sections,
+        drawn=drawn,
+        version=str(validation.summary["kvcast"]),
     )
-    name = escape(_name(Path(validation.real.where)))
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}, validated · kvcast</title>
-<style>{CSS}</style>
-</head>
-<body>
-<header class="top"><div>
-<div class="brand">kvcast validation</div>
-<h1>{name}</h1>
-<p class="answer">{escape(_answer(validation))}</p>
-<p class="setting">{escape(_setting(validation))}</p>
-<nav aria-label="Sections">{links}</nav>
-</div></header>
-<main>
-{_banners(validation)}
-{body}
-<footer>kvcast {escape(str(validation.summary["kvcast"]))}. This file needs no network.</footer>
-</main>
-<script>{get_plotlyjs()}</script>
-<script>
-const FIGURES = {script_literal(drawn)};
-{SCRIPT}</script>
-</body>
-</html>
-"""
 
 
 def _name(where: Path) -> str:
