@@ -94,7 +94,7 @@ def recorded(folder: Path) -> list[Request]:
 
 
 def served(
-    requests: Iterable[Request], *, order: str = "fcfs", admission: str = "none"
+    requests: Iterable[Request], *, order: str = "fcfs", admission: str = "everybody"
 ) -> pl.DataFrame:
     """Request rows of a run as theirs: whole prompts first, memory by the token."""
     scenario = scenario_of(

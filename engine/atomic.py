@@ -49,13 +49,16 @@ def replacing_folder(folder: Path) -> Generator[Path]:
                 parent.rmdir()  # as long as they are empty
 
 
-def check_replaceable(folder: Path, files: frozenset[str], marks: frozenset[str]) -> None:
+def check_replaceable(
+    folder: Path, files: frozenset[str], marks: frozenset[str], what: str = "run"
+) -> None:
     """Only what kvcast wrote is ever replaced: a stray file may be somebody's work.
 
     Args:
         folder: new, empty, or an earlier run's.
         files: names that an earlier run can have left.
         marks: names that every earlier run has left.
+        what: it is called in errors.
 
     Raises:
         ConfigError: it is not.
@@ -66,13 +69,13 @@ def check_replaceable(folder: Path, files: frozenset[str], marks: frozenset[str]
         raise ConfigError(f"{folder}: is a file; expected a folder to write") from None
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read: {error.strerror or error}") from None
-    foreign = sorted(held - files)
+    foreign = sorted(name for name in held - files if not name.endswith(".part"))
     if not foreign and held and not marks <= held:
         foreign = sorted(held)
     if foreign:
         raise ConfigError(
-            f"{folder}: holds {foreign[0]}, which is not from an earlier run;"
-            " expected a new, empty or run folder"
+            f"{folder}: holds {foreign[0]}, which is not from an earlier {what};"
+            f" expected a new, empty or {what} folder"
         )
 
 

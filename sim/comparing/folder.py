@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from engine.atomic import replacing, replacing_folder
+from engine.atomic import check_replaceable, replacing, replacing_folder
 from sim.comparing import metrics as named
 from sim.comparing.comparison import Comparison
 from sim.comparing.frames import shown_plainly
@@ -30,21 +30,8 @@ FILES: Final = frozenset(
 
 def check_folder(folder: Path) -> None:
     """Check, before anything runs, that a comparison may be written there; raises ConfigError."""
-    try:
-        held = {path.name for path in folder.iterdir()} if folder.exists() else set[str]()
-    except NotADirectoryError:
-        raise ConfigError(f"{folder}: is a file; expected a folder to write") from None
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be read: {error.strerror or error}") from None
-    # an interrupted run leaves its store and nothing else
-    foreign = sorted(name for name in held - FILES if not name.endswith(".part"))
-    if not foreign and held and STORE not in held:
-        foreign = sorted(held)
-    if foreign:
-        raise ConfigError(
-            f"{folder}: holds {foreign[0]}, which is not from an earlier comparison;"
-            " expected a new, empty or comparison folder"
-        )
+    # an interrupted one leaves its store and nothing else
+    check_replaceable(folder, FILES, frozenset({STORE}), "comparison")
 
 
 def write_folder(comparison: Comparison, folder: Path) -> None:

@@ -9,7 +9,7 @@ from benchmarks.fairness import OVERLOAD_S, TENANTS, overload, ratio, served, to
 
 
 @cache
-def run(order: str = "fcfs", admission: str = "none") -> pl.DataFrame:
+def run(order: str = "fcfs", admission: str = "everybody") -> pl.DataFrame:
     return served(overload(), order=order, admission=admission)
 
 
