@@ -192,7 +192,9 @@ class BlockManager:
         up. Returns False, and changes nothing, if they and `watermark` more are not free.
         """
         blocks = self.blocks_for(tokens)
-        if not self.fits(hit, max(whole, tokens), watermark):
+        most = self.blocks_for(whole) if whole > tokens else blocks
+        more = most - hit.blocks if most > hit.blocks else 0
+        if more + hit.evictable + watermark > self.free:
             if self._strands and hit.evictable:
                 hit.rival = seq  # the hit may lose more than is evicted: look again each step
             return False
@@ -282,7 +284,9 @@ class BlockManager:
         self.evicted += blocks
         while blocks:
             piece = self.eviction.victim()
-            cut = min(blocks, piece.end - piece.start)
+            cut = piece.end - piece.start
+            if cut > blocks:
+                cut = blocks
             if self._together is not None:
                 cut = min(cut, self._together(piece))
             self._shrink(piece, cut)
