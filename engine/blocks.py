@@ -34,6 +34,7 @@ class BlockManager:
     __slots__ = (
         "_begin",
         "_begun",
+        "_by_piece",
         "_expired",
         "_hashless",
         "_hit",
@@ -102,6 +103,7 @@ class BlockManager:
         )
         self.eviction: EvictionPolicy = eviction(view)
         self._begin: Any = getattr(self.eviction, "begin", None)
+        self._by_piece: bool = getattr(self.eviction, "by_piece", False)
         self._expired: Any = getattr(self.eviction, "expired", None)
         self._strands: bool = not getattr(self.eviction, "leaf_first", False)
         """A piece may go before those that continue it, which then cannot be hit."""
@@ -289,7 +291,10 @@ class BlockManager:
                 cut = blocks
             if self._together is not None:
                 cut = min(cut, self._together(piece))
-            self._shrink(piece, cut)
+            if self._by_piece and piece.end - piece.start > cut and self.listener is None:
+                piece.end -= cut
+            else:
+                self._shrink(piece, cut)
             blocks -= cut
 
     def _shrink(self, piece: Piece, blocks: int) -> None:
@@ -351,7 +356,7 @@ class BlockManager:
             self.listener.begun(holder, hit.blocks)
             self.listener.released(holder, end)
 
-    def _lying_below(self, seq: Sequence, hit: Hit, most: int) -> list[int]:
+    def _lying_below(self, seq: Sequence, hit: Hit, most: int) -> tuple[int, ...]:
         """Keys of at most `most` blocks below the GPU, up to one that is on it too: the inside of
         a piece is the oldest copy of its content."""
         keys: list[int] = []
@@ -362,7 +367,7 @@ class BlockManager:
             if copy is not None:
                 break
             keys.append(key)
-        return keys
+        return tuple(keys)
 
     def let_go(self, seq: Sequence) -> None:
         """Hold nothing any more for a sequence that was admitted or left the queue."""

@@ -7,7 +7,7 @@ arrival; queue = first scheduled - arrival; goodput = requests a second that met
 """
 
 from collections.abc import Mapping
-from math import ceil, log
+from math import ceil, inf, log
 from typing import Any, Final
 
 import numpy as np
@@ -140,11 +140,16 @@ class Histogram:
         below_start[np.cumsum(touched) - touched] = 0
         self._count_weighted(bucket, (below_end - below_start) * weight[index])
 
-    def quantile(self, share: float) -> float:
-        """Least duration, in seconds, that `share` of all durations do not exceed."""
-        if self.count == 0:
+    def quantile(self, share: float, endless: int = 0) -> float:
+        """Least duration, in seconds, that `share` of all durations do not exceed.
+
+        `endless` more durations count as longer than any other; the quantile may be infinite.
+        """
+        if self.count + endless == 0:
             raise ValueError("no durations")
-        rank = min(max(ceil(share * self.count), 1), self.count)
+        rank = rank_of(share, self.count + endless)
+        if rank > self.count:
+            return inf
         bucket = int(np.searchsorted(np.cumsum(self.counts), rank))
         value = 0.0 if bucket == 0 else self.GAMMA ** (bucket - 0.5)
         return min(max(value, self.min_ps), self.max_ps) / PICOSECONDS
@@ -170,6 +175,13 @@ class Histogram:
         self.max_ps = max(self.max_ps, greatest_ps)
 
 
+_NO_LIMIT: Final = 2**63 - 1
+
+
+def _in_seconds(limits_ps: Mapping[str, int]) -> dict[str, float]:
+    return {f"{name}_s": limit / PICOSECONDS for name, limit in limits_ps.items()}
+
+
 def sum_exactly(values: Rows) -> int:
     """Sum of 64-bit integers without overflow."""
     return (int((values >> 32).sum()) << 32) + int((values & 0xFFFFFFFF).sum())
@@ -185,19 +197,30 @@ def _by_weight(values: Rows, weights: Rows) -> list[tuple[int, int]]:
     ]
 
 
+def rank_of(share: float, count: int) -> int:
+    """Which of `count` values in ascending order, from 1, is their quantile at `share`."""
+    return min(max(ceil(share * count), 1), count)
+
+
 class ServiceMetrics:
     """Running totals over request rows; what arrived before the warm-up ended is left out."""
 
     LATENCIES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
 
-    def __init__(self, warmup_ps: int = 0, slo_ps: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        warmup_ps: int = 0,
+        slo_ps: Mapping[str, int] | None = None,
+        class_slo_ps: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> None:
         """Metrics of requests that arrive from `warmup_ps` on.
 
         `slo_ps` limits any of "ttft", "tpot" and "e2e"; a request with one output token has no
-        TPOT and meets any limit on it.
+        TPOT and meets any limit on it. `class_slo_ps` has the limits of SLO classes instead.
         """
         self.warmup_ps = warmup_ps
         self.slo_ps = dict(slo_ps or {})
+        self.class_slo_ps = {name: dict(limits) for name, limits in (class_slo_ps or {}).items()}
         self.latency = {name: Histogram() for name in self.LATENCIES}
         self.outcomes = [0] * len(OUTCOMES)
         self.total = 0
@@ -236,20 +259,37 @@ class ServiceMetrics:
         self.latency["tpot_s"].add(tpot[several])
         good = np.ones(len(done), dtype=bool)
         for name, values in (("ttft", ttft), ("tpot", tpot), ("e2e", e2e)):
-            if name in self.slo_ps:
+            if self.class_slo_ps:
+                good &= values <= self._limits(name, done[:, _AT["slo_class"]])
+            elif name in self.slo_ps:
                 good &= values <= self.slo_ps[name]
         self.good += int(good.sum())
+
+    def names(self) -> dict[str, int]:
+        """The numbers by which rows have to name the classes that have limits of their own, and
+        the empty name; tenants and other classes are numbered from there on."""
+        return {name: number for number, name in enumerate(("", *self.class_slo_ps))}
+
+    def _limits(self, name: str, classes: Rows) -> Rows:
+        """The limit of each request, by its class."""
+        own = [limits.get(name, _NO_LIMIT) for limits in self.class_slo_ps.values()]
+        common = self.slo_ps.get(name, _NO_LIMIT)
+        table = np.array([common, *own, common], dtype=np.int64)
+        return table[np.minimum(classes, len(own) + 1)]
 
     def summary(self, duration_ps: int) -> dict[str, Any]:
         """Requests, throughput, latency, goodput and cache, over the run without its warm-up."""
         seconds = max(duration_ps - self.warmup_ps, 1) / PICOSECONDS
         goodput = None
-        if self.slo_ps:
+        if self.slo_ps or self.class_slo_ps:
             goodput = {
-                "slo": {f"{name}_s": limit / PICOSECONDS for name, limit in self.slo_ps.items()},
+                "slo": _in_seconds(self.slo_ps),
                 "requests_per_s": self.good / seconds,
                 "share": self.good / self.counted if self.counted else 0.0,
             }
+            if self.class_slo_ps:
+                of_classes = self.class_slo_ps.items()
+                goodput["slo"]["classes"] = {name: _in_seconds(own) for name, own in of_classes}
         return {
             "requests": {
                 "total": self.total,

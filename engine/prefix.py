@@ -93,7 +93,7 @@ class Hit:
         """A running sequence that is about to compute the block after the hit."""
         self.copied: bool = False
         """The block after the hit is cached too, but must be computed all the same."""
-        self.below: list[int] = []
+        self.below: tuple[int, ...] = ()
         """Keys of the blocks after the hit that a tier below the GPU holds."""
 
 
@@ -160,9 +160,12 @@ class PrefixIndex:
         hit = Hit()
         at = 0
         shared = seq.shared_blocks
+        block_tokens, hash_tokens, parts = self._block_tokens, self._hash_tokens, self._parts
         while True:
             if at < shared:
-                first = self._index.get(self.key(seq, at))
+                # `key`, written out for speed
+                covering = seq.hashes[((at + 1) * block_tokens - 1) // hash_tokens]
+                first = self._index.get(covering * parts + at % parts)
                 piece = first
                 while piece is not None and self.end_of(piece) <= at:
                     piece = piece.later

@@ -64,7 +64,7 @@ class ServiceRecords:
         self._request_sink: Callable[[Rows], None] | None = None
         self._step_sink: Callable[[Any], None] | None = None
         self._rows: list[tuple[int, ...]] = []
-        self._names: dict[str, int] = {"": 0}
+        self._names: dict[str, int] = metrics.names()
 
     @property
     def names(self) -> list[str]:

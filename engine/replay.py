@@ -13,6 +13,7 @@ from engine.metrics import TRUNCATED, ServiceMetrics
 from engine.records import ServiceRecords
 from engine.roofline import Roofline, StepWork
 from engine.serve import Progress, ReplaySettings, serve
+from engine.slo import SloSettings
 from engine.steps import steps_schema
 from traces.reader import Trace
 from traces.settings import to_yaml
@@ -63,7 +64,7 @@ def _served(
         model.measure and model.measure(),
     )
     engine = model.engine()
-    records = ServiceRecords(engine, ServiceMetrics(slo_ps=settings.slo.limits_ps()), roofline)
+    records = ServiceRecords(engine, _metrics(settings.slo), roofline)
     with ExitStack() as files:
         if part is not None:
             requests = ParquetSink(
@@ -79,6 +80,10 @@ def _served(
         **records.summary(),
         "warnings": _warnings(records, trace, model.settings.scheduler.max_model_len),
     }
+
+
+def _metrics(slo: SloSettings) -> ServiceMetrics:
+    return ServiceMetrics(slo_ps=slo.limits_ps(), class_slo_ps=slo.classes_ps())
 
 
 def _write(

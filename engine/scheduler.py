@@ -42,6 +42,50 @@ class Scheduler:
     asynchronous scheduling the next `schedule` comes in between.
     """
 
+    __slots__ = (
+        "_admissions",
+        "_ahead",
+        "_announces",
+        "_asynchronous",
+        "_budget",
+        "_chunked",
+        "_chunking",
+        "_chunks_vary",
+        "_executed",
+        "_exhausted",
+        "_last_joined",
+        "_max_len",
+        "_max_running",
+        "_named",
+        "_news",
+        "_numbers",
+        "_on_admitted",
+        "_on_ended",
+        "_on_queued",
+        "_on_served",
+        "_on_unqueued",
+        "_outranked",
+        "_prefetches",
+        "_prefill_first",
+        "_prefills",
+        "_reserve_full",
+        "_static",
+        "_steady_steps",
+        "_steps",
+        "_swap",
+        "_threshold",
+        "_victim",
+        "_victim_is_last",
+        "_watermark",
+        "blocks",
+        "decodes",
+        "moment",
+        "queue",
+        "running",
+        "settings",
+        "tiers",
+    )
+
     def __init__(
         self,
         settings: SchedulerSettings,
@@ -477,7 +521,10 @@ class Scheduler:
             hit = NO_HIT
             if seq.shared_blocks or seq.kept:
                 hit = blocks.match(seq, known)
-            cached = (hit.blocks + len(hit.below)) * blocks.block_tokens
+            cached = hit.blocks
+            if hit.below:
+                cached += len(hit.below)
+            cached *= blocks.block_tokens
             if seq.swapped > cached:
                 cached = seq.swapped
             chunk = known - cached
@@ -490,7 +537,7 @@ class Scheduler:
             tokens = cached + chunk
             whole = known if self._reserve_full else tokens
             if not blocks.admit(seq, hit, tokens, whole, self._watermark if running else 0):
-                if blocks.let_another_go(seq):
+                if blocks.early and blocks.let_another_go(seq):
                     continue
                 return hit.rival is not None
             queue.pop(seq)
@@ -587,7 +634,10 @@ class Scheduler:
         decodes = self.decodes
         more = steps - 1
         if more:
-            due = blocks_due(batch, self.blocks, decodes, more)
+            if batch.prefills:
+                due = blocks_due(batch, self.blocks, decodes, more)
+            else:
+                due = decodes.blocks_due(more)
             if due:
                 self.blocks.take_counted(due)
             for seq, chunk in batch.prefills:

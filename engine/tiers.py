@@ -290,7 +290,7 @@ class Tiers:
 
     # ---- by content
 
-    def reach(self, seq: Sequence, start: int, limit: int, prefix: PrefixIndex) -> list[int]:
+    def reach(self, seq: Sequence, start: int, limit: int, prefix: PrefixIndex) -> tuple[int, ...]:
         """Keys of the blocks of `seq` from `start` on that lie in a tier, up to `limit`."""
         for tier in self.tiers:
             self.dropped += tier.give_up_expired()
@@ -305,7 +305,7 @@ class Tiers:
             places.append(tier.place(key))
         if keys and self.worth is not None:
             del keys[self.worth.blocks_to_load(seq, start, places) :]
-        return keys
+        return tuple(keys)
 
     def count(self, seq: Sequence, hit: Hit, block_tokens: int) -> None:
         """Note where a sequence that is admitted for the first time finds its prefix."""
@@ -323,14 +323,14 @@ class Tiers:
         found = (hit.blocks + len(hit.below)) * block_tokens
         self.computed_tokens += seq.prompt_tokens - found
 
-    def pin(self, keys: list[int]) -> None:
+    def pin(self, keys: tuple[int, ...]) -> None:
         """Keep blocks that are about to be loaded where they are."""
         for key in keys:
             tier = self._tier_of(key)
             assert tier is not None
             tier.pin(key)
 
-    def load(self, keys: list[int], names: list[int]) -> None:
+    def load(self, keys: tuple[int, ...], names: list[int]) -> None:
         """Copy pinned blocks up into the GPU's blocks `names`, and let them go."""
         self.loaded += len(keys)
         for key, name in zip(keys, names, strict=True):
@@ -339,7 +339,9 @@ class Tiers:
             self._moves.append(Move(tier.place(key), Place(GPU, name)))
             tier.unpin(key, hits=1)
 
-    def load_early(self, seq: Sequence, start: int, keys: list[int], names: list[int]) -> None:
+    def load_early(
+        self, seq: Sequence, start: int, keys: tuple[int, ...], names: list[int]
+    ) -> None:
         """As `load`, between two steps, for a sequence that waits: its blocks from `start` on.
 
         What made room for them goes down first, and before it what was left to copy.

@@ -15,7 +15,7 @@ from engine.eviction.protocol import Future
 from engine.metrics import FINISHED, REJECTED, TIMED_OUT, TRUNCATED, UNFINISHED, request_row
 from engine.sequence import Sequence
 from sim.admission import Admission
-from sim.clock import happening
+from sim.clock import happening, run
 from sim.records import Records
 from sim.replica import Replica
 from sim.routing.protocol import Router
@@ -42,6 +42,7 @@ class Cluster:
         closed_loop: bool = False,
         end_ps: int | None = None,
         on_arrival: Callable[[int], None] | None = None,
+        arrivals_between: int = 1024,
         future: Future | None = None,
     ) -> None:
         """A cluster without replicas yet: append them to `replicas`, then `serve`.
@@ -55,7 +56,8 @@ class Cluster:
             timeout_ps: after this long without its last token a request is given up.
             closed_loop: a session's next turn comes `think_s` after the answer before it.
             end_ps: cut-off; None: until all is served.
-            on_arrival: told every 1,024th arrival (for progress).
+            on_arrival: told now and then how many have arrived.
+            arrivals_between: how many it is told of at once.
             future: told of each request that ended, however it did.
         """
         self._env: Any = env
@@ -72,6 +74,7 @@ class Cluster:
         self._future: Any = future
         self._end_ps: int = -1 if end_ps is None else end_ps
         self._on_arrival: Any = on_arrival
+        self._arrivals_between: int = arrivals_between
         self._source: Iterator[Request] = iter(())
         self._next: Request | None = None
         self._on_arrive: Any = [self._arrive]
@@ -85,13 +88,19 @@ class Cluster:
         self._open: dict[Sequence, int] = {}
         """Requests under way that may time out or be cut off, with their replica."""
         self._tracks_open: bool = timeout_ps is not None or end_ps is not None
-        self._names: dict[str, int] = {"": 0}
+        self._names: dict[str, int] = records.metrics.names()
         self._stopped: bool = False
 
     @property
     def names(self) -> list[str]:
         """Tenants and SLO classes, by the numbers that request rows carry."""
         return list(self._names)
+
+    @property
+    def now_ps(self) -> int:
+        """The time."""
+        now: int = self._env._now
+        return now
 
     def serve(self, requests: Iterable[Request]) -> None:
         """Serve all of `requests`, which come in arrival order."""
@@ -103,7 +112,7 @@ class Cluster:
         self._await_next()
         try:
             with _collector_at_rest():
-                self._env.run()
+                run(self._env)
         except PolicyError as error:
             raise error.during(f"at {self._time_s():.6f} s") from error.__cause__
         self._close()
@@ -130,7 +139,7 @@ class Cluster:
     def _accept(self, request: Request) -> None:
         """Route a request that arrives now, or refuse it."""
         self._arrivals += 1
-        if self._on_arrival is not None and not self._arrivals & 1023:
+        if self._on_arrival is not None and not self._arrivals % self._arrivals_between:
             self._on_arrival(self._arrivals)
         index: int = self._router.choose(request)
         replica = self.replicas[index]

@@ -24,7 +24,7 @@ from engine.batch import Batch
 from engine.metrics import PICOSECONDS, Rows, ServiceMetrics
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
-from sim.clock import happening, new_clock
+from sim.clock import happening, new_clock, run
 from sim.records import Records
 from sim.replica import Replica
 from traces.errors import ConfigError, KvcastError
@@ -165,7 +165,7 @@ def retrace(
         if request is None:
             raise ConfigError(f"request {arrival.request_id}: was served, but is not in the trace")
         _submit(env, replica, core.sequence(request, arrival.arrived_ps), arrival)
-    env.run()
+    run(env)
     if cost.steps < len(recording.ends_ps):
         raise DivergenceError(
             f"the engine took {len(recording.ends_ps)} steps, simulated {cost.steps}"

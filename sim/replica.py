@@ -5,6 +5,7 @@ A segment is a batch and the steps it runs for; an arrival may cut it at an earl
 """
 
 from collections.abc import Callable
+from heapq import heappush
 from typing import Any, Final
 
 from simpy import Environment
@@ -15,7 +16,7 @@ from engine.batch import Batch
 from engine.moment import Moment
 from engine.scheduler import Scheduler
 from engine.sequence import FINISHED, RUNNING, WAITING, Sequence
-from sim.clock import happening
+from sim.clock import agenda, happening
 from sim.records import Records
 from traces.errors import ConfigError
 
@@ -44,11 +45,13 @@ class Replica:
         "_first",
         "_fruitless",
         "_growth",
+        "_ids",
         "_in_flight",
         "_interrupted",
         "_late",
         "_moment",
         "_on_end",
+        "_pending",
         "_prefill_first",
         "_queued",
         "_records",
@@ -81,6 +84,7 @@ class Replica:
             on_end: told of each sequence when its last token is out (`Sequence.finish`).
         """
         self._env: Any = env
+        self._pending, self._ids = agenda(env)
         self.index: int = index
         self.scheduler: Scheduler = scheduler
         self._cost: Any = cost
@@ -273,7 +277,7 @@ class Replica:
     def _passes(self, time: int) -> bool:
         """Whether nothing else in the simulation happens before `time`, so that the replica may go
         on as if it were then; if something may, wake up then."""
-        if time < self._env.peek():
+        if not self._pending or time < self._pending[0][0]:
             return True
         self._wake_at(time)
         return False
@@ -415,9 +419,8 @@ class Replica:
 
     def _wake_at(self, time: int) -> None:
         """Set the one pending wake-up; one that was pending is stale and will be ignored."""
-        env = self._env
-        event = happening(env) if self._spare is None else self._spare
+        event = happening(self._env) if self._spare is None else self._spare
         self._spare = None
         event.callbacks = self._callbacks
         self._event = event
-        env.schedule(event, NORMAL, time - env._now)
+        heappush(self._pending, (time, NORMAL, next(self._ids), event))

@@ -24,8 +24,9 @@ class EvictionPolicy(Protocol):
     - `expired() -> Piece | None`: a piece that nobody may hit any more, to be given up now; asked
       when a request is first looked up, until it is None.
 
-    And it may have an attribute `leaf_first`: True promises that a piece never goes before another
-    that continues it, as in LRU order; it saves the search for content that was left behind so.
+    And it may have attributes that save work where they are True. `leaf_first` promises that a
+    piece never goes before another that continues it, as in LRU order: nothing is left behind that
+    must be searched for. `by_piece`: `evicted` need only be called when a piece is empty.
     """
 
     def push(self, piece: Piece) -> None:

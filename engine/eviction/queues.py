@@ -14,6 +14,7 @@ class LeastRecentlyFreed:
     """
 
     leaf_first: Final = True
+    by_piece: Final = True
 
     __slots__ = ("_ends",)
 
@@ -32,7 +33,6 @@ class LeastRecentlyFreed:
                 last.end += piece.end - piece.start
                 return
             piece.owner = None  # it would keep its sequence alive for nothing
-            piece.owner = None
         last.after = piece
         piece.before = last
         piece.after = ends
@@ -72,6 +72,8 @@ class FirstComputed:
 
     A heap; an entry counts as long as its piece has not been taken out since it was pushed.
     """
+
+    by_piece: Final = True
 
     __slots__ = ("_count", "_heap", "_pushes")
 

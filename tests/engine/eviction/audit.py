@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from engine.blocks import BlockManager
 from engine.eviction import EVICTION
 from engine.eviction.protocol import EvictionPolicy
 from engine.prefix import Piece
@@ -84,3 +85,10 @@ class Audited:
             del self.sizes[piece]
             self.chosen = None
         self.policy.evicted(piece, blocks)
+
+
+def watched(blocks: BlockManager, audit: type[Audited]) -> Any:
+    """Put an audit in the place of a fresh pool's policy, to be told of every block that goes."""
+    blocks.eviction = audit(blocks.eviction)
+    blocks._by_piece = False
+    return blocks.eviction

@@ -9,7 +9,7 @@ from engine.eviction import EVICTION
 from engine.eviction.keystream import KeyStream
 from engine.prefix import Piece, PrefixIndex
 from tests.decisions import Decider, Record, first_difference, invariants
-from tests.engine.eviction.audit import SPECS, Audited
+from tests.engine.eviction.audit import SPECS, Audited, watched
 from tests.workloads import cases
 
 
@@ -21,7 +21,7 @@ def served(
         row | {"priority": row["priority"] * len(requests) + i} for i, row in enumerate(requests)
     ]
     decider = Decider(params, requests, exact=exact, named=named)
-    decider.core.blocks.eviction = Audited(decider.core.blocks.eviction)
+    watched(decider.core.blocks, Audited)
     for i, seq in enumerate(decider.all):
         seq.request = seq.request._replace(
             session_id=i % sessions if i % 3 else -1,
@@ -191,8 +191,7 @@ def test_who_promises_it_evicts_no_beginning_before_its_end(
     requests = [row | {"priority": i} for i, row in enumerate(requests)]
     decider = Decider(params | {"eviction": eviction}, requests, exact=False, named=False)
     blocks = decider.core.blocks
-    blocks.eviction = watching = LeafFirst(blocks.eviction)
-    watching.prefix = blocks.prefix
+    watched(blocks, LeafFirst).prefix = blocks.prefix
     decider.run(max_steps=20_000)
     assert "lru" in LEAF_FIRST
 
