@@ -33,6 +33,8 @@ class Gpu(BaseModel):
     """Out of one GPU, in one direction; of a mesh, all seven links together."""
     interconnect_latency_s: float = Field(ge=0)
     tdp_w: float = Field(gt=0)
+    idle_w: float | None = Field(default=None, ge=0)
+    """Drawn while a serving engine holds the memory and no step runs; none: no reading known."""
     sources: tuple[tuple[str, str], ...] = ()
     """Field and where its value is from, for each field given as `{value, source}`."""
 

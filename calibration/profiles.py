@@ -27,6 +27,7 @@ from calibration.hardware import Gpu, gpu
 from calibration.hardware import model as shape_of
 from calibration.noise import Noise
 from calibration.operator_profile import OperatorSettings
+from calibration.power import MeasuredPower
 from engine.capacity import Capacity, kv_capacity
 from engine.kvformats import KV_DTYPES
 from engine.shapes import WEIGHT_DTYPES, ModelShape
@@ -66,6 +67,8 @@ class Profile(BaseModel):
     validity: Validity = Validity()
     noise: Noise | None = None
     """How steps scatter about the cost; none: not measured."""
+    power: MeasuredPower | None = None
+    """What a GPU drew; none: not measured."""
     fit: FitReport | None = None
     experiment: Experiment | None = None
     note: str = ""

@@ -280,7 +280,7 @@ class ServiceMetrics:
     def summary(self, duration_ps: int) -> dict[str, Any]:
         """Requests, throughput, latency, goodput and cache, over the run without its warm-up."""
         seconds = max(duration_ps - self.warmup_ps, 1) / PICOSECONDS
-        goodput = None
+        goodput: dict[str, Any] | None = None
         if self.slo_ps or self.class_slo_ps:
             goodput = {
                 "slo": _in_seconds(self.slo_ps),

@@ -65,6 +65,13 @@ class RowBuffer:
         if at == self._size:
             self._on_full()
 
+    def rows_from(self, first: int) -> Rows:
+        """A copy of the rows from number `first` on, [rows, columns]; they stay."""
+        begin = first * self._row_bytes
+        count = (self._at - begin) // 8
+        rows = np.frombuffer(self._bytes, dtype=np.int64, count=count, offset=begin).copy()
+        return rows.reshape(-1, self._row_bytes // 8)
+
     def emptied(self) -> Rows:
         """All rows since the last time, [rows, columns]."""
         rows = np.frombuffer(self._bytes, dtype=np.int64, count=self._at // 8).copy()

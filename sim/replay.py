@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from engine.scheduler import Scheduler
 from sim.admission import Door, admission_policy
 from sim.clock import new_clock
 from sim.cluster import Cluster
+from sim.economics.bill import check, economics
+from sim.economics.prices import old_price
+from sim.economics.split import StepSplit
 from sim.fit import fitted
 from sim.foresight import foreseen
 from sim.records import SEGMENT_COLUMNS, Records
@@ -39,6 +42,9 @@ from traces.request import Request
 from traces.version import installed_version
 
 Progress = Callable[[int], None]
+
+ARRIVALS_BETWEEN: Final = 1024
+"""How many requests arrive before progress is told again."""
 
 FEW_SEQUENCES: Final = 8
 """A pool that holds fewer at once, because each reserves the most it may need, is pointed out."""
@@ -138,6 +144,23 @@ def replication(
     return figures(run.summary())
 
 
+class Watch(Protocol):
+    """Looks on while a run is served, and may end it by an exception of its own."""
+
+    @property
+    def arrivals_between(self) -> int:
+        """How many requests arrive between two looks."""
+        ...
+
+    def begins(self, run: Run) -> None:
+        """The cluster stands, and nothing has arrived."""
+        ...
+
+    def arrived(self, count: int) -> None:
+        """So many requests have arrived."""
+        ...
+
+
 class Run:
     """One run: set up from a scenario, served once, then summed up."""
 
@@ -162,6 +185,7 @@ class Run:
         if profile is None:
             profile = load_profile(scenario.profile)
         profile.require(model=scenario.model)
+        check(profile, scenario.economics)
         self._draw = draw or the_run_itself(scenario, profile)
         self.profile = self._draw.profile(profile)
         self.scheduler, self.num_blocks = fitted(scenario, self.profile)
@@ -180,6 +204,7 @@ class Run:
             requests = self.trace
         self._requests = requests
         self._below = memory_below(scenario.offload, scenario.cache, self.profile)
+        self.split = StepSplit(self.cost)
         self.records: Records
         self.cluster: Cluster
 
@@ -193,12 +218,19 @@ class Run:
         requests_to: Callable[[Any], None] | None = None,
         segments_to: Callable[[Any], None] | None = None,
         progress: Progress | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        """Serve the trace; rows go to the given functions, block by block."""
+        """Serve the trace; rows go to the given functions, block by block.
+
+        `watch` looks on, instead of `progress`; what it raises ends the run.
+        """
         scenario = self.scenario
         settings = scenario.cluster
-        metrics = ServiceMetrics(_ps(scenario.warmup_s), scenario.slo.limits_ps())
-        self.records = records = Records(metrics, requests=requests_to, segments=segments_to)
+        slo = scenario.slo
+        metrics = ServiceMetrics(_ps(scenario.warmup_s), slo.limits_ps(), slo.classes_ps())
+        self.records = records = Records(
+            metrics, requests=requests_to, segments=self.split.beside(segments_to)
+        )
         requests, future = foreseen(scenario, self._requests)
         env = new_clock()
         view = self._view(env)
@@ -214,7 +246,8 @@ class Run:
             timeout_ps=_ps_if(settings.request_timeout_s),
             closed_loop=settings.closed_loop,
             end_ps=_ps_if(scenario.end_s),
-            on_arrival=progress,
+            on_arrival=progress if watch is None else watch.arrived,
+            arrivals_between=ARRIVALS_BETWEEN if watch is None else watch.arrivals_between,
             future=future,
         )
         for index in range(settings.replicas):
@@ -235,6 +268,8 @@ class Run:
                 cost = self._below.cost(scheduler, cost, self.cost)
             cluster.replicas.append(Replica(env, index, scheduler, cost, records, cluster.ended))
         view.attach(cluster.replicas)
+        if watch is not None:
+            watch.begins(self)
         cluster.serve(requests)
         records.flush()
 
@@ -292,7 +327,7 @@ class Run:
         served["cache"]["evicted_blocks"] = sum(
             replica.scheduler.blocks.evicted for replica in cluster.replicas
         )
-        return {
+        summary: dict[str, Any] = {
             "kvcast": installed_version(),
             "name": self.scenario.name,
             "profile": {
@@ -314,10 +349,13 @@ class Run:
             },
             "tiers": self._tiers(),
             "utilization": records.busy_ps / span,
+            "prefill_share": self.split.prefill_share,
             "steps": records.steps,
             "segments": records.segments,
             "warnings": self._warnings(),
         }
+        paid_by = self.scenario.economics
+        return summary | {"economics": economics(summary, self.profile, paid_by)}
 
     def _tiers(self) -> dict[str, int] | None:
         """Where prefixes were found and what was copied, in all replicas; None without tiers."""
@@ -357,6 +395,8 @@ class Run:
         )
         if beyond:
             warnings.append(beyond)
+        if old := old_price(self.profile, self.scenario.economics):
+            warnings.append(old)
         return warnings
 
 

@@ -33,6 +33,8 @@ GIVEN: Final = frozenset(
         "kv.blocks_per_replica",
         "kv.block_tokens",
         "segments",
+        "economics.given",
+        "economics.usd_per_hour",
         "uncertainty",
     }
 )
@@ -45,6 +47,7 @@ SHARES: Final = frozenset(
         "kv.mean_occupancy",
         "kv.peak_occupancy",
         "utilization",
+        "prefill_share",
     }
 )
 """Figures that are at most 1."""

@@ -34,6 +34,7 @@ GOOD: Final[dict[str, Direction]] = {
     "preemptions": "lower",
     "duration_s": "lower",
     "gpu_hours": "lower",
+    "economics.": "lower",
 }
 """Which way a figure is good, by how its name begins; of any other, neither."""
 
@@ -56,6 +57,20 @@ _NAMES: Final = {
     "kv.mean_occupancy": "KV occupancy",
     "kv.peak_occupancy": "peak KV",
     "gpu_hours": "GPU-hours",
+    "prefill_share": "prefill's share",
+    "economics.usd_total": "$",
+    "economics.usd_input": "$ of input",
+    "economics.usd_output": "$ of output",
+    "economics.usd_per_million_tokens": "$/1M tokens",
+    "economics.usd_per_million_input_tokens": "$/1M input",
+    "economics.usd_per_million_output_tokens": "$/1M output",
+    "economics.usd_per_1k_requests": "$/1k requests",
+    "economics.usd_per_1k_good_requests": "$/1k good",
+    "economics.mean_power_w": "mean W",
+    "economics.energy_kwh": "kWh",
+    "economics.wh_per_1k_output_tokens": "Wh/1k output",
+    "economics.kg_co2e": "kg CO2e",
+    "economics.g_co2e_per_1k_requests": "g CO2e/1k requests",
 }
 _SHARES: Final = ("share", "hit_rate", "occupancy", "utilization")
 

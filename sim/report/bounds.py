@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from engine import units
+from sim.economics.saying import kilowatt_hours, usd
 
 Summary = Mapping[str, Any]
 
@@ -29,6 +30,8 @@ FIGURES: Final[dict[str, tuple[str, Say]]] = {
     "preemptions": ("preemptions", units.count),
     "utilization": ("utilisation", units.share),
     "steps": ("steps", units.count),
+    "economics.usd_per_million_output_tokens": ("$/1M output", usd),
+    "economics.energy_kwh": ("energy", kilowatt_hours),
 }
 """Figures of the fleet: their names in a table, and how they are said."""
 

@@ -12,6 +12,7 @@ import yaml
 from engine.atomic import replacing
 from sim.report import fragments
 from sim.report.contract import RunResult
+from sim.report.cost import cost_panel
 from sim.report.figures import MISSING, draw
 from sim.report.page import page_of
 from sim.report.panels import panel
@@ -57,6 +58,8 @@ def report_html(result: RunResult) -> str:
         sections["tenants"] = ("Tenants", f'<p class="absent">{MISSING["requests"]}</p>')
     elif (tenants := tenant_table(result.request_rows, summary)) is not None:
         sections["tenants"] = ("Tenants", tenants)
+    if cost := cost_panel(summary):
+        sections["cost"] = ("Cost and energy", cost)
     sections["numbers"] = (
         "All numbers",
         f"{_counted(summary)}{fragments.percentiles(summary)}{fragments.facts(summary)}",

@@ -35,7 +35,8 @@ nav a:hover {{ text-decoration: underline; }}
 .banner.warning {{ background: #fff4d6; border: 1px solid #e6c35c; color: #4d3a00; }}
 section {{ margin: 34px 0 0; scroll-margin-top: 12px; }}
 h2 {{ font-size: 20px; font-weight: 650; margin: 0 0 10px; }}
-section > * + .panel, section > * + .grid, section > * + .absent {{ margin-top: 12px; }}
+section > * + .panel, section > * + .grid, section > * + .absent,
+section > * + details {{ margin-top: 12px; }}
 h3 {{ font-size: 15px; font-weight: 650; margin: 0; }}
 .grid {{ display: grid; gap: 12px; grid-template-columns: repeat(2, minmax(0, 1fr)); }}
 .grid > .wide {{ grid-column: 1 / -1; }}
@@ -63,7 +64,8 @@ tr:last-child td {{ border-bottom: 0; }}
   margin-right: 6px; }}
 .facts {{ display: grid; gap: 0 32px; margin: 0; font-size: 14px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); }}
-.facts div {{ display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 16px;
+.key + .facts {{ margin-top: 10px; }}
+.facts > div {{ display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 16px;
   padding: 6px 0; border-bottom: 1px solid #edf0f4; }}
 .facts dt {{ color: var(--muted); }}
 .facts dd {{ margin: 0; text-align: right; }}

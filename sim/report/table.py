@@ -11,6 +11,7 @@ from rich.text import Text
 
 from engine import units
 from engine.tables import LATENCIES, latency_table, outcomes_line
+from sim.economics.saying import cost_line, missing_lines
 from sim.report.bounds import FIGURES, bounds, fleet_bounds, heading
 from sim.report.found import found_line
 
@@ -39,6 +40,7 @@ def summary_table(summary: Mapping[str, Any]) -> Group:
         gap,
         _fleet(summary),
         *_found(summary),
+        *_cost(summary),
         outcomes_line(summary),
         *_intervals(summary),
     )
@@ -101,6 +103,18 @@ def _found(summary: Mapping[str, Any]) -> list[RenderableType]:
     """Where prompts were found, if there are tiers below the GPU."""
     line = found_line(summary)
     return [Text.assemble(("prompts from  ", "dim"), line)] if line else []
+
+
+def _cost(summary: Mapping[str, Any]) -> list[RenderableType]:
+    """The bill in a line, and a line on each part of it that is not known."""
+    lines = [line] if (line := cost_line(summary)) else []
+    lines += [reason.partition(";")[0] for reason in missing_lines(summary)]
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(style="dim", width=13)
+    grid.add_column()
+    for number, text in enumerate(lines):
+        grid.add_row("" if number else "cost", text)
+    return [grid] if lines else []
 
 
 def _intervals(summary: Mapping[str, Any]) -> list[RenderableType]:

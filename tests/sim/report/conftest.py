@@ -9,6 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from calibration.profiles import load_profile
+from sim.economics.bill import economics
+from sim.economics.settings import EconomicsSettings
+
+PROFILE = load_profile("h200-llama-3.1-8b")
 BLOCK_TOKENS = 16
 BLOCKS = 9_000
 PLACES = 96
@@ -273,7 +278,7 @@ def _summary(
     held = segments.select(
         (pl.col("kv_blocks_used") * (pl.col("end_s") - pl.col("start_s"))).sum()
     ).item()
-    return {
+    summary = {
         "kvcast": "0.1.0",
         "requests": {
             "total": requests.height,
@@ -314,6 +319,8 @@ def _summary(
             "peak_occupancy": (segments["kv_blocks_used"].max() or 0) / BLOCKS,
         },
         "utilization": busy / duration / replicas,
+        "prefill_share": 0.25 if segments.height else None,
         "steps": int(segments["steps"].sum()),
         "segments": segments.height,
     }
+    return summary | {"economics": economics(summary, PROFILE, EconomicsSettings())}
