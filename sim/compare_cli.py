@@ -1,14 +1,11 @@
 """`kvcast compare`: which settings are better, on the same requests and the same luck?"""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
-if TYPE_CHECKING:
-    from sim.comparing.runner import Progress
+from sim.sweep.options import CellMemory, CellTimeout, Jobs, Ray, StoreFolder
 
 FAILED: Final = 1
 """Exit code where a cell failed."""
@@ -83,13 +80,11 @@ def compare(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting of all cells; repeatable.")
     ] = None,
-    jobs: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Processes that share the simulations.")
-    ] = 1,
-    cell_timeout: Annotated[
-        float | None,
-        typer.Option(metavar="S", min=0.001, help="End a simulation that takes longer, in s."),
-    ] = None,
+    jobs: Jobs = 1,
+    ray: Ray = None,
+    store: StoreFolder = None,
+    cell_timeout: CellTimeout = None,
+    cell_memory: CellMemory = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for page, numbers and scenarios; a later run goes on there."),
@@ -103,9 +98,9 @@ def compare(
     from sim.comparing.comparison import compare as compared
     from sim.comparing.folder import STORE, check_folder, write_folder
     from sim.comparing.grid import parse_vary, stated_values
-    from sim.comparing.store import FolderStore
     from sim.comparing.tables import comparison_table
     from sim.kinds import KINDS
+    from sim.sweep.options import simulations_bar, sweep_arguments
     from traces.errors import ConfigError
     from traces.options import given, number
     from traces.pipeline import parse_operation
@@ -136,15 +131,14 @@ def compare(
         chosen[setting] = value
     along = dict([parse_vary(curve, "--curve")]) if curve is not None else None
     stated = stated_values(scenario, set_ or (), given(options))
-    store = None
     console, errors = Console(), Console(stderr=True)
     if out is not None:
         check_folder(out)
-        store = FolderStore(out / STORE)
-        if store.of_others():
-            errors.print(store.of_others(), markup=False, highlight=False, soft_wrap=True)
+    sweeping = sweep_arguments(
+        jobs, ray, store, cell_timeout, cell_memory, beside=out / STORE if out else None
+    )
     try:
-        with _bar() as tell:
+        with simulations_bar() as tell:
             comparison = compared(
                 stated,
                 varied,
@@ -155,13 +149,12 @@ def compare(
                 metrics=metric or (),
                 baseline=chosen,
                 level=level,
-                jobs=jobs,
-                timeout_s=cell_timeout,
-                store=store,
                 progress=tell,
+                **sweeping,
             )
     except KeyboardInterrupt:
-        kept = f"; what is done is kept in {out}, and the same command goes on" if out else ""
+        where = store or out
+        kept = f"; what is done is kept in {where}, and the same command goes on" if where else ""
         errors.print(f"interrupted{kept}", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(INTERRUPTED) from None
     if out is not None:
@@ -172,33 +165,3 @@ def compare(
         console.print(f"{out}: {written}", markup=False, highlight=False, soft_wrap=True)
     if comparison.failed:
         raise typer.Exit(FAILED)
-
-
-@contextmanager
-def _bar() -> "Generator[Progress | None]":
-    """A bar of simulations, with the time that is left; nothing where the output is a file."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("simulations"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -126,6 +126,30 @@ def compress_time(requests: Iterable[Request], factor: float) -> Iterator[Reques
         )
 
 
+def scale_lengths(
+    requests: Iterable[Request], prompt: float = 1.0, output: float = 1.0
+) -> Iterator[Request]:
+    """The same requests with prompts and answers longer or shorter: tokens times the factors.
+
+    Rounded, at least 1. What a request shares stays: tokens are added at its end, as content of its
+    own, or taken from there.
+    """
+    for request_id, request in enumerate(requests):
+        prompt_tokens = max(1, round(request.prompt_tokens * prompt))
+        output_tokens = max(1, round(request.output_tokens * output))
+        hashed_tokens = min(request.hashed_tokens, prompt_tokens + output_tokens)
+        hashes = request.hashes
+        if hashed_tokens < request.hashed_tokens:
+            hashes = hashes[: -(-hashed_tokens // request.hash_tokens)]
+        yield request._replace(
+            request_id=request_id,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            hashes=hashes,
+            hashed_tokens=hashed_tokens,
+        )
+
+
 def limit(requests: Iterable[Request], count: int) -> Iterator[Request]:
     """The first `count` requests."""
     return _numbered(islice(requests, count))

@@ -57,6 +57,13 @@ class CompressTime(Settings):
     factor: float = Field(gt=0)
 
 
+class ScaleLengths(Settings):
+    """Settings of `operations.scale_lengths`."""
+
+    prompt: float = Field(default=1.0, gt=0)
+    output: float = Field(default=1.0, gt=0)
+
+
 class Limit(Settings):
     """Settings of `operations.limit`."""
 
@@ -78,6 +85,7 @@ class Operation(Settings):
     thin: Thin | None = None
     tile: Tile | None = None
     compress_time: CompressTime | None = None
+    scale_lengths: ScaleLengths | None = None
     limit: Limit | None = None
     tag: Tag | None = None
 
@@ -105,6 +113,7 @@ OPERATIONS: dict[str, Callable[..., Iterator[Request]]] = {
     "thin": operations.thin,
     "tile": operations.tile,
     "compress_time": operations.compress_time,
+    "scale_lengths": operations.scale_lengths,
     "limit": operations.limit,
     "tag": operations.tag,
 }

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -217,7 +217,11 @@ def _refuse_unknown(
         inner = _settings_in(fields[name].annotation)
         if inner is None:
             continue
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and get_origin(fields[name].annotation) is dict:
+            for key, one in value.items():  # the names are the user's own
+                if isinstance(one, Mapping):
+                    _refuse_unknown(root, inner, one, where, f"{above}{name}.{key}.")
+        elif isinstance(value, Mapping):
             _refuse_unknown(root, inner, value, where, f"{above}{name}.")
         elif isinstance(value, (list, tuple)):
             for number, one in enumerate(value):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from calibration.profiles import load_profile
 from sim.comparing import metrics as named
-from sim.comparing.cells import Cell, draw_of
 from sim.comparing.grid import (
     Variant,
     label_of,
@@ -22,11 +21,13 @@ from sim.comparing.grid import (
 )
 from sim.comparing.judging import Entry, Flip, Row, flips, judged, scale_of
 from sim.comparing.pairing import Scale
-from sim.comparing.runner import Failure, Outcome, Progress, run_cells
-from sim.comparing.store import Store
-from sim.comparing.traffic import Traffic, traffic_for
 from sim.replay import replication
 from sim.scenario import Scenario, scenario_of
+from sim.sweep.cells import Cell, draw_of
+from sim.sweep.outcomes import Failure, Outcome, Progress
+from sim.sweep.store import Store
+from sim.sweep.sweep import Sweep
+from sim.sweep.traffic import Traffic, traffic_for
 from sim.uncertainty import Draw, Figures
 from traces.errors import ConfigError, KvcastError
 from traces.request import Request
@@ -152,7 +153,9 @@ def compare(
     baseline: Mapping[str, Any] | None = None,
     level: float = LEVEL,
     jobs: int = 1,
+    ray: str | None = None,
     timeout_s: float | None = None,
+    memory_bytes: int | None = None,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -165,7 +168,7 @@ def compare(
         curve: one more setting, along which the comparison is repeated.
         replications: pairs of runs that each comparison rests on; 1: only the runs themselves, and
             plain differences.
-        traffic: what they serve, a name in sim.comparing.traffic.METHODS; None: the trace made anew
+        traffic: what they serve, a name in sim.sweep.traffic.METHODS; None: the trace made anew
             if it can be, else blocks of it.
         blocks: of the traffic of this name.
         metrics: figures of interest; none: the usual ones.
@@ -173,7 +176,9 @@ def compare(
             out is at its first value.
         level: of intervals, and of all verdicts together.
         jobs: processes; their number changes nothing but the time.
+        ray: "auto" or the address of a Ray cluster, which simulates instead of this machine.
         timeout_s: a simulation that takes longer is ended, and its cell reported as failed.
+        memory_bytes: one that takes more memory too.
         store: keeps figures from one call to the next.
         progress: told how many simulations are done, of how many.
 
@@ -191,7 +196,10 @@ def compare(
     _check_metrics(metrics, scenarios)
     traffics = _traffic(scenarios, traffic, blocks, replications)
     words = _drawn(scenarios, traffics, replications)
-    entries = _run(made, traffics, replications, jobs, store, progress, timeout_s)
+    with Sweep(
+        jobs=jobs, ray=ray, store=store, timeout_s=timeout_s, memory_bytes=memory_bytes
+    ) as sweep:
+        entries = _run(made, traffics, replications, sweep, progress)
     varied = [*vary, *(curve or ())]
     interest = named.chosen(scenarios[0], metrics, varied)
     scales: dict[str, Scale] = {metric: scale_of(entries, metric) for metric in interest}
@@ -359,10 +367,8 @@ def _run(
     made: Sequence[Variant],
     traffic: Traffic,
     replications: int,
-    jobs: int,
-    store: Store | None,
+    sweep: Sweep,
     progress: Progress | None,
-    timeout_s: float | None,
 ) -> list[Entry]:
     """Every variant: the run itself, then, of those that can run, the replications."""
     drawn = range(1, replications + 1) if replications > 1 else range(0)
@@ -375,7 +381,7 @@ def _run(
         if progress is not None:
             progress(done + count, total)
 
-    outcomes = iter(run_cells(firsts, jobs, store, tell, timeout_s=timeout_s))
+    outcomes = iter(sweep.run(firsts, tell))
     itself: list[Outcome] = [
         Failure(one.error) if one.scenario is None else next(outcomes) for one in made
     ]
@@ -387,7 +393,7 @@ def _run(
     ]
     done = len(firsts)
     total = done + len(runs)
-    found = run_cells([cell for _, cell in runs], jobs, store, tell, timeout_s=timeout_s)
+    found = sweep.run([cell for _, cell in runs], tell)
     of_variant: list[list[Outcome]] = [[] for _ in made]
     for (index, _), outcome in zip(runs, found, strict=True):
         of_variant[index].append(outcome)

@@ -30,8 +30,9 @@ FILES: Final = frozenset(
 
 def check_folder(folder: Path) -> None:
     """Check, before anything runs, that a comparison may be written there; raises ConfigError."""
-    # an interrupted one leaves its store and nothing else
-    check_replaceable(folder, FILES, frozenset({STORE}), "comparison")
+    # an interrupted one leaves its store and nothing else, or nothing if its store is elsewhere
+    mark = STORE if (folder / STORE).is_dir() else NUMBERS
+    check_replaceable(folder, FILES, frozenset({mark}), "comparison")
 
 
 def write_folder(comparison: Comparison, folder: Path) -> None:

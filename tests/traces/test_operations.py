@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.traces.requests import plain, request_lists
 from traces.describe import describe
 from traces.errors import ConfigError
-from traces.operations import compress_time, limit, tag, thin, tile, window
+from traces.operations import compress_time, limit, scale_lengths, tag, thin, tile, window
 from traces.pipeline import Operation, apply_operations, parse_operation, transformed
 from traces.reader import open_trace, sample_trace
 from traces.request import Request
@@ -26,6 +26,8 @@ SPECS = st.sampled_from(
         {"tile": {"copies": 3, "spread_s": 5.0}},
         {"tile": {"copies": 1}},
         {"compress_time": {"factor": 2.0}},
+        {"scale_lengths": {"prompt": 1.7, "output": 0.3}},
+        {"scale_lengths": {"prompt": 0.2}},
         {"limit": {"count": 7}},
         {"tag": {"tenant": "a", "priority": -1, "slo_class": "fast"}},
     ]
@@ -108,6 +110,28 @@ def test_compress_time_scales_gaps_and_pauses(requests: list[Request], factor: f
         got_s = now[1].arrival_s - now[0].arrival_s
         assert got_s * factor == pytest.approx(gap_s, rel=1e-9, abs=1e-6)
         assert now[1].think_s * factor == pytest.approx(was[1].think_s)
+
+
+@given(request_lists(), st.floats(0.01, 10), st.floats(0.01, 10))
+def test_scale_lengths_scales_tokens_and_leaves_the_rest(
+    requests: list[Request], prompt: float, output: float
+) -> None:
+    for was, now in zip(requests, scale_lengths(requests, prompt, output), strict=True):
+        assert now.prompt_tokens == pytest.approx(prompt * was.prompt_tokens, abs=1)
+        assert now.output_tokens == pytest.approx(output * was.output_tokens, abs=1)
+        assert now.hashes == was.hashes[: len(now.hashes)]
+        assert now[7:] == was[7:]
+        if prompt >= 1 and output >= 1:
+            assert (now.hashes, now.hashed_tokens) == (was.hashes, was.hashed_tokens)
+
+
+def test_longer_prompts_share_what_they_did() -> None:
+    requests = list(sample_trace("chat"))[:200]
+    longer = list(scale_lengths(requests, prompt=1.5))
+    assert [r.hashes for r in longer] == [r.hashes for r in requests]
+    assert sum(r.prompt_tokens for r in longer) == pytest.approx(
+        1.5 * sum(r.prompt_tokens for r in requests), rel=0.01
+    )
 
 
 def test_thin_keeps_sessions_whole_and_nests() -> None:

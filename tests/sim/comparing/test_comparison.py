@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -22,10 +23,10 @@ from sim.comparing.grid import parse_vary, values_of, variants
 from sim.comparing.judging import Flip
 from sim.comparing.metrics import HIT_RATE
 from sim.comparing.page import page
-from sim.comparing.store import FolderStore
 from sim.comparing.tables import comparison_table
 from sim.replay import replay
 from sim.scenario import load_scenario, scenario_of
+from sim.sweep.store import Store
 from sim.uncertainty import Figures, figures
 from tests.commands import ROOT, Run, below, refused, start
 from tests.engine.guard.own import own
@@ -358,13 +359,13 @@ def test_a_second_run_computes_nothing_and_gives_the_same_bytes(
     kvcast: Run, base: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
     puts: list[str] = []
-    put = FolderStore.put
+    put = Store.put
 
-    def counted(self: FolderStore, key: str, figures: Figures) -> None:
+    def counted(self: Store, key: str, figures: Figures, cell: str) -> None:
         puts.append(key)
-        put(self, key, figures)
+        put(self, key, figures, cell)
 
-    monkeypatch.setattr(FolderStore, "put", counted)
+    monkeypatch.setattr(Store, "put", counted)
     code, first, err = kvcast("compare", "run.yaml", *VARY, *QUICK, "--out", "a")
     assert (code, err) == (0, "")
     assert len(puts) == len(set(puts)) == 4 * (1 + 3)
@@ -392,17 +393,21 @@ def test_an_interrupted_run_goes_on_where_it_was(
     Path("t.csv").write_text(HEAD + "".join(f"{i / 9:.3f},90,{9 + i % 50}\n" for i in range(4000)))
     command = ("compare", "run.yaml", *VARY, *QUICK, "--jobs", jobs, "--out", "a")
     running = start(*command, folder=tmp_path)
-    while running.poll() is None and not list(Path().glob("a/store/*/*.json")):
+    while running.poll() is None and not any(
+        path.stat().st_size for path in Path().glob("a/store/*/journal-*")
+    ):
         time.sleep(0.02)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, "")
     assert err == "interrupted; what is done is kept in a, and the same command goes on\n"
-    kept = {path: path.stat().st_mtime_ns for path in Path().glob("a/store/*/*.json")}
+    kept = Store(Path("a/store")).frame()
     assert 0 < len(kept) < 16
+    assert not list(Path().glob("a/store/*/journal-*"))
     assert kvcast(*command)[0] == 0
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert len(list(Path().glob("a/store/*/*.json"))) == 16
+    whole = Store(Path("a/store")).frame()
+    assert len(whole) == whole["key"].n_unique() == 16
+    assert whole.filter(pl.col("key").is_in(kept["key"].to_list())).equals(kept)
 
 
 def test_jobs_change_not_a_byte(kvcast: Run, base: dict[str, Any]):
@@ -410,6 +415,8 @@ def test_jobs_change_not_a_byte(kvcast: Run, base: dict[str, Any]):
     two = kvcast("compare", "run.yaml", *VARY, *QUICK, "--jobs", "2", "--out", "two")
     assert one[0] == two[0] == 0
     assert one[1].replace("one:", "two:") == two[1]
+    shutil.rmtree("one/store")
+    shutil.rmtree("two/store")
     assert contents(Path("one")) == contents(Path("two"))
 
 

@@ -12,7 +12,7 @@ from typing import Final, Literal
 import numpy as np
 
 from traces.errors import ConfigError, KvcastError
-from traces.pipeline import TraceSettings, transformed
+from traces.pipeline import Operation, TraceSettings, apply_operations, transformed
 from traces.reader import Trace
 from traces.request import Request
 from traces.settings import load_settings
@@ -75,7 +75,9 @@ class Traffic:
             np.random.SeedSequence(seed, spawn_key=(replication, TRAFFIC))
         )
         if self.method == "blocks":
-            return resampled(list(trace.open(seed)), self.blocks, random)
+            drawn_from, hurry = before_hurry(trace)
+            requests = resampled(list(drawn_from.open(seed)), self.blocks, random)
+            return apply_operations(requests, hurry)
         if self.method == "reseeded":
             return _reseeded(trace, int(random.integers(1 << 32)))
         return trace.open(seed)
@@ -107,6 +109,20 @@ def traffic_for(trace: TraceSettings, method: str | None, blocks: int = 20) -> T
                 )
             return Traffic(known, blocks)
     raise ConfigError(f"--traffic: must be one of {', '.join(METHODS)}, got {method!r}")
+
+
+def before_hurry(trace: TraceSettings) -> tuple[TraceSettings, tuple[Operation, ...]]:
+    """A trace without the `compress_time` that its operations end with, and those operations.
+
+    How fast a trace runs does not matter to which of its blocks are drawn: they are drawn before
+    it, so that one trace at several rates gives the same blocks, to the last request.
+    """
+    operations = trace.operations
+    end = len(operations)
+    while end and operations[end - 1].compress_time is not None:
+        end -= 1
+    plain = trace.model_copy(update={"operations": operations[:end]})
+    return plain, operations[end:]
 
 
 def resampled(

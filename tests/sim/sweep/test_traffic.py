@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.comparing.traffic import Traffic, resampled, traffic_for
+from sim.sweep.traffic import Traffic, resampled, traffic_for
 from traces.errors import ConfigError
 from traces.pipeline import TraceSettings
 from traces.reader import sample_trace

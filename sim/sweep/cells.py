@@ -1,7 +1,7 @@
 """A cell of work: one scenario, one replication, and the figures that come of it.
 
 Replication 0 is the run itself, as `kvcast replay` makes it. Replication i > 0 draws what the
-scenario's uncertainty says (sim.uncertainty), traffic (sim.comparing.traffic) and the routers'
+scenario's uncertainty says (sim.uncertainty), traffic (sim.sweep.traffic) and the routers'
 random numbers, all from the scenario's seed and i: replications i of two scenarios with one seed
 are a pair, whatever their policies (common random numbers).
 """
@@ -20,9 +20,9 @@ from typing import Any, Final
 import numpy as np
 
 from calibration.profiles import Profile, load_profile
-from sim.comparing.traffic import Traffic
 from sim.replay import replication
 from sim.scenario import Scenario
+from sim.sweep.traffic import Traffic
 from sim.uncertainty import Draw, Figures, the_run_itself
 from traces.errors import ConfigError
 from traces.pipeline import TraceSettings
@@ -62,16 +62,9 @@ class Simulator:
         """
         scenario = cell.scenario
         profile = load_profile(scenario.profile)
-        if cell.replication == 0:
-            return replication(scenario, profile, None, None, the_run_itself(scenario, profile))
-        draw = draw_of(scenario, profile, cell.replication)
-        return replication(
-            scenario.model_copy(update={"seed": _routing_seed(scenario.seed, cell.replication)}),
-            profile,
-            self._traffic(cell),
-            None,
-            draw,
-        )
+        requests = None if cell.replication == 0 else self._traffic(cell)
+        drawn_scenario, draw = drawn(cell, profile)
+        return replication(drawn_scenario, profile, requests, None, draw)
 
     def _traffic(self, cell: Cell) -> Iterable[Request]:
         scenario, traffic = cell.scenario, cell.traffic
@@ -80,6 +73,19 @@ class Simulator:
             self._requests = list(traffic.requests(scenario.trace, scenario.seed, cell.replication))
             self._traffic_of = asked
         return self._requests
+
+
+def drawn(cell: Cell, profile: Profile) -> tuple[Scenario, Draw]:
+    """The scenario that a cell runs, by the seed its routers get, and what the run draws.
+
+    Raises:
+        ConfigError: noise is asked for and the profile has none.
+    """
+    scenario, number = cell.scenario, cell.replication
+    if number == 0:
+        return scenario, the_run_itself(scenario, profile)
+    seed = _routing_seed(scenario.seed, number)
+    return scenario.model_copy(update={"seed": seed}), draw_of(scenario, profile, number)
 
 
 def draw_of(scenario: Scenario, profile: Profile, number: int) -> Draw:
@@ -100,15 +106,21 @@ class Keys:
     """Names cells by their content: equal keys, equal figures.
 
     A key is the SHA-256 of canonical JSON of all settings that can change a figure, of the files
-    that they name (trace, profile, policies: by content, each read once), of the replication and
-    of kvcast's own version and source.
+    that they name (trace, profile, policies: by content, each read once), of the replication, of
+    what is done beyond a simulation, and of kvcast's own version and source.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, work: Any = None) -> None:
+        """Keys of the figures that `work` finds; its attribute `content` says what it does."""
+        self._work = getattr(work, "content", None)
         self._digests: dict[str, str | None] = {}
 
     def of(self, cell: Cell) -> str:
         """The key of a cell."""
+        return key_of(self.content(cell))
+
+    def content(self, cell: Cell) -> str:
+        """Canonical JSON of what a cell's figures follow from."""
         settings = cell.scenario.model_dump(mode="json")
         del settings["name"]
         content: dict[str, Any] = {
@@ -119,8 +131,9 @@ class Keys:
         }
         if cell.replication:
             content["traffic"] = [cell.traffic.method, cell.traffic.blocks]
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        if self._work is not None:
+            content["work"] = self._work
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def _files(self, settings: Any) -> dict[str, str]:
         """Digests of the files that settings name; `file.py:attribute` names a file too."""
@@ -137,6 +150,11 @@ class Keys:
         if name not in self._digests:
             self._digests[name] = _digest_if_file(Path(name)) if name else None
         return self._digests[name]
+
+
+def key_of(content: str) -> str:
+    """The key of what `Keys.content` gave."""
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 @cache
