@@ -13,9 +13,13 @@ from typer.core import TyperCommand
 from calibration.calibrate_cli import calibrate
 from calibration.cli import profile_app
 from engine.cli import engine_app
+from sim.app_cli import what_if
 from sim.cache_cli import cache
+from sim.capacity_cli import capacity
 from sim.compare_cli import compare
+from sim.plan_cli import plan
 from sim.policies_cli import policies
+from sim.prices_cli import prices
 from sim.replay import Progress
 from sim.validate_cli import validate
 from traces.cli import trace_app
@@ -33,8 +37,12 @@ app.add_typer(engine_app, name="engine")
 app.command()(calibrate)
 app.command()(validate)
 app.command()(compare)
+app.command()(capacity)
 app.command()(cache)
 app.command()(policies)
+app.command()(plan)
+app.command("app")(what_if)
+app.command()(prices)
 
 BAD_INPUT = 2
 INTERRUPTED = 130
