@@ -22,31 +22,28 @@ CREATE TABLE IF NOT EXISTS cells (version VARCHAR, part VARCHAR, number BIGINT, 
 
 
 class Index:
-    """An open index."""
+    """An open index. One that turns out to be damaged knows nothing more, and is to be removed."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.damaged = False
 
     def parts(self, version: str) -> dict[str, list[str]]:
         """Keys by row of each part of a version that the index knows whole."""
-        known = dict(
-            self._connection.execute(
-                "SELECT part, cells FROM parts WHERE version = ?", [version]
-            ).fetchall()
-        )
+        known = dict(self._run("SELECT part, cells FROM parts WHERE version = ?", [version]))
         found: dict[str, list[str]] = {part: [] for part in known}
-        for part, key in self._connection.execute(
+        for part, key in self._run(
             "SELECT part, key FROM cells WHERE version = ? ORDER BY part, number", [version]
-        ).fetchall():
+        ):
             found.setdefault(part, []).append(key)
         return {part: keys for part, keys in found.items() if len(keys) == known.get(part)}
 
     def rows_of_others(self, version: str) -> dict[str, dict[str, int]]:
         """Rows of each part of each version but one."""
         found: dict[str, dict[str, int]] = {}
-        for other, part, cells in self._connection.execute(
+        for other, part, cells in self._run(
             "SELECT version, part, cells FROM parts WHERE version <> ?", [version]
-        ).fetchall():
+        ):
             found.setdefault(other, {})[part] = cells
         return found
 
@@ -54,19 +51,29 @@ class Index:
         self, version: str, added: Mapping[str, Sequence[str]], removed: Iterable[str]
     ) -> None:
         """Take in parts, with their keys by row, and forget others."""
-        run = self._connection.execute
-        run("BEGIN")
+        self._run("BEGIN")
         for part in {*removed, *added}:
-            run("DELETE FROM parts WHERE version = ? AND part = ?", [version, part])
-            run("DELETE FROM cells WHERE version = ? AND part = ?", [version, part])
+            self._run("DELETE FROM parts WHERE version = ? AND part = ?", [version, part])
+            self._run("DELETE FROM cells WHERE version = ? AND part = ?", [version, part])
         for part, keys in added.items():
-            run("INSERT INTO parts VALUES (?, ?, ?)", [version, part, len(keys)])
-            run(
+            self._run("INSERT INTO parts VALUES (?, ?, ?)", [version, part, len(keys)])
+            self._run(
                 "INSERT INTO cells SELECT ?, ?, generate_subscripts(k, 1) - 1, unnest(k)"
                 " FROM (SELECT ?::VARCHAR[] AS k)",
                 [version, part, list(keys)],
             )
-        run("COMMIT")
+        self._run("COMMIT")
+
+    def _run(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        import duckdb
+
+        if self.damaged:
+            return []
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except duckdb.Error:
+            self.damaged = True
+            return []
 
 
 @contextmanager
@@ -77,10 +84,13 @@ def opened(folder: Path) -> Generator[Index | None]:
     if connection is None:
         yield None
         return
+    index = Index(connection)
     try:
-        yield Index(connection)
+        yield index
     finally:
         connection.close()
+        if index.damaged:
+            _remove(path)
 
 
 def _connected(path: Path) -> Any:
@@ -97,10 +107,14 @@ def _connected(path: Path) -> Any:
             if not held or held == [(FORMAT,)]:
                 return connection
         except duckdb.Error as error:
-            if "lock" in str(error).lower():
+            if "set lock" in str(error):  # another process has it open
                 return None
         if connection is not None:
             connection.close()
-        path.unlink(missing_ok=True)
-        path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
+        _remove(path)
     return None
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}.wal").unlink(missing_ok=True)

@@ -152,12 +152,17 @@ class Store:
     def frame(self) -> pl.DataFrame:
         """All results of this version: `key`, `replication`, `cell` (JSON) and a column a figure.
 
+        Rows are ordered by their keys, whoever computed them and when.
         A figure that not every cell has is null in the others' rows.
         """
         import polars as pl
 
         self.flush()
-        self._look()
+        rows: list[Row] = []
+        if self.folder.is_dir():
+            with self._writing(), self._locked():  # so that no part goes meanwhile
+                self._look(all_of_it=True)
+                rows = sorted(self._rows(list(self._cells_of)), key=lambda row: row.key)
         return pl.DataFrame(
             [
                 {
@@ -166,7 +171,7 @@ class Store:
                     "cell": row.cell,
                     **row.figures,
                 }
-                for row in self._rows(sorted(self._cells_of))
+                for row in rows
             ],
             infer_schema_length=None,
         )
@@ -181,7 +186,7 @@ class Store:
             )
         if self._set_aside:
             said.append(
-                f"{', '.join(self._set_aside)} cannot be read, and is set aside as *{parts.BROKEN}"
+                f"cannot be read, set aside as *{parts.BROKEN}: {', '.join(self._set_aside)}"
             )
         return f"{self.folder}: {'; '.join(said)}" if said else ""
 
@@ -310,10 +315,11 @@ class Store:
     def _put_aside(self, name: str) -> None:
         """Out of the way, so that its cells are computed again and queries of `*.parquet` work."""
         path = self._mine / name
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             path.rename(path.with_name(f"{name}{parts.BROKEN}"))
         self._forget([name])
-        self._set_aside.append(name)
+        if name not in self._set_aside:
+            self._set_aside.append(name)
 
     # ---- files
 
