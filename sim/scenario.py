@@ -12,6 +12,7 @@ from engine.config import CacheSettings, OffloadSettings, SchedulerSettings
 from engine.named import known_policy
 from engine.slo import SloSettings
 from sim.admission import ADMISSION
+from sim.economics.settings import EconomicsSettings
 from sim.routing import ROUTERS
 from traces.pipeline import TraceSettings
 from traces.settings import Settings, known_name, load_settings, merged, settings_of
@@ -118,6 +119,7 @@ class Scenario(Settings):
     noise: bool = False
     """Step times scatter as measured ones did; needs a calibrated profile."""
     uncertainty: UncertaintySettings = UncertaintySettings()
+    economics: EconomicsSettings = EconomicsSettings()
     warmup_s: float = Field(default=0.0, ge=0)
     """Requests that arrive before this are served, but not counted in the summary."""
     end_s: float | None = Field(default=None, gt=0)
