@@ -29,7 +29,7 @@ from sim.app.controls import (
 from sim.kinds import KINDS
 from sim.scenario import Scenario, scenario_of
 from traces.errors import ConfigError
-from traces.reader import sample_names
+from traces.reader import open_trace, sample_names
 from traces.settings import merged
 
 WHERE: Final = "settings"
@@ -56,10 +56,12 @@ def offer(traces: tuple[str, ...] = (), profiles: tuple[str, ...] = ()) -> Offer
     """The samples and shipped profiles, and those that the command line names before them.
 
     Raises:
-        ConfigError: a profile that cannot be used.
+        ConfigError, TraceError: a profile or a trace that cannot be used.
     """
     for name in profiles:
         load_profile(name)
+    for path in traces:
+        open_trace(path)
     named = {f"file:{number}": path for number, path in enumerate(traces)}
     samples = {f"sample:{name}": f"sample:{name}" for name in sample_names()}
     return Offer(named | samples, tuple(dict.fromkeys((*profiles, *shipped_profiles()))))

@@ -262,7 +262,7 @@ def capacity(
     throughput = _throughput(curve[steps.index(here)].figures)
     warnings += _non_monotone(curve, asked)
     return Capacity(
-        name=scenario.name,
+        name=_name(scenario),
         scenario=scenario,
         at_capacity=rates.at(here),
         objectives=asked,
@@ -483,6 +483,13 @@ def _never_missed(rates: Rates, own: float, traced: Traced, objectives: Sequence
         f" {len(traced.requests):,} requests at {own * factor:,.0f} requests/s, as good as at once;"
         " expected a longer trace or stricter objectives"
     )
+
+
+def _name(scenario: Scenario) -> str:
+    """The scenario's; where nobody gave it one, what is asked about."""
+    if scenario.name != Scenario.model_fields["name"].default:
+        return scenario.name
+    return f"{scenario.trace.path} on {scenario.profile}"
 
 
 def _non_monotone(curve: Sequence[Point], objectives: Sequence[Objective]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import log10
 from typing import Any, Final
 
 import plotly.graph_objects as go
@@ -126,11 +125,8 @@ def trials(found: Capacity) -> go.Figure:
             hovertemplate="%{text}<extra></extra>",
         )
     rates = [trial.rate_per_s for trial in found.trials]
-    picture.update_xaxes(
-        title={"text": "requests/s"},
-        type="log",
-        range=[log10(min(rates)) - 0.05, log10(max(rates)) + 0.05],
-    )
+    axis = theme.log_axis(0.9 * min(rates), 1.1 * max(rates), "{:g}".format)
+    picture.update_xaxes(title={"text": "requests/s"}, **axis)
     picture.update_yaxes(title={"text": "replication"}, dtick=1 if few else None)
     return picture
 

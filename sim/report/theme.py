@@ -1,5 +1,6 @@
 """One look for every picture: palette, type, axes."""
 
+from collections.abc import Callable
 from math import ceil, floor, log10
 from typing import Any
 
@@ -87,8 +88,13 @@ def figure(title: str, caption: str, finding: str = "", height: int = 320) -> go
 
 
 def log_seconds(low_s: float, high_s: float) -> dict[str, Any]:
-    """A logarithmic axis of durations, labelled 1 ms, 10 ms, 1 s; finer if the range is short."""
-    low, high = log10(low_s), log10(max(high_s, low_s * 1.0001))
+    """A logarithmic axis of durations, labelled 1 ms, 10 ms, 1 s."""
+    return log_axis(low_s, high_s, units.limit)
+
+
+def log_axis(lowest: float, highest: float, shown: Callable[[float], str]) -> dict[str, Any]:
+    """A logarithmic axis from above 0, labelled at powers of ten; finer if the range is short."""
+    low, high = log10(lowest), log10(max(highest, lowest * 1.0001))
     decades = high - low
     steps = next(
         steps
@@ -110,7 +116,7 @@ def log_seconds(low_s: float, high_s: float) -> dict[str, Any]:
         "type": "log",
         "range": [low, high],
         "tickvals": values,
-        "ticktext": [units.limit(value) for value in values],
+        "ticktext": [shown(value) for value in values],
     }
 
 

@@ -23,7 +23,7 @@ from sim.app.stated import first_choices, offer, scenario_from
 from sim.app.unstated import choices_of, offer_of
 from sim.kinds import KINDS
 from sim.scenario import PRESETS, Scenario
-from traces.errors import ConfigError
+from traces.errors import ConfigError, TraceError
 from traces.settings import setting_names
 
 OFFER = offer()
@@ -213,16 +213,23 @@ def test_a_named_trace_and_profile_come_first(tmp_path):
         "name: mine\nmeasured: true\nprovenance: a test\nmodel: qwen3-8b\ngpu: l4\n"
         "weight_dtype: fp8\n"
     )
-    offered = offer(("my.csv",), (str(profile),))
+    trace = tmp_path / "my.csv"
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,8,8\n")
+    offered = offer((str(trace),), (str(profile),))
     first = first_choices(offered)
     scenario = scenario_from(first, offered, {})
-    assert scenario.trace.path == "my.csv"
+    assert scenario.trace.path == str(trace)
     assert scenario.profile == str(profile)
 
 
 def test_a_profile_that_is_none_is_refused():
     with pytest.raises(ConfigError, match="neither a file nor shipped"):
         offer(profiles=("nonsense",))
+
+
+def test_a_trace_that_is_not_there_is_refused():
+    with pytest.raises(TraceError, match=r"nix\.csv: no such file"):
+        offer(("nix.csv",))
 
 
 def test_an_uploaded_trace_is_known_to_its_page_only():
