@@ -1,5 +1,7 @@
 """What stands in the controls makes a scenario, whatever a browser sends."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -207,14 +209,18 @@ def test_any_value_makes_a_scenario_or_an_error(name, value):
     assert ".py" not in made.model_dump_json()
 
 
+def written(path: Path) -> Path:
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n0,8,8\n")
+    return path
+
+
 def test_a_named_trace_and_profile_come_first(tmp_path):
     profile = tmp_path / "mine.yaml"
     profile.write_text(
         "name: mine\nmeasured: true\nprovenance: a test\nmodel: qwen3-8b\ngpu: l4\n"
         "weight_dtype: fp8\n"
     )
-    trace = tmp_path / "my.csv"
-    trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,8,8\n")
+    trace = written(tmp_path / "my.csv")
     offered = offer((str(trace),), (str(profile),))
     first = first_choices(offered)
     scenario = scenario_from(first, offered, {})
@@ -292,7 +298,7 @@ def test_what_the_page_has_no_control_for_is_said(settings, said):
 
 
 def test_a_page_begins_with_a_scenario(tmp_path):
-    trace = str(tmp_path / "mine.csv")
+    trace = str(written(tmp_path / "mine.csv"))
     begin = Scenario.model_validate(
         {"trace": {"path": trace}, "profile": "analytic:l4/qwen3-8b/w-fp8", "slo": {"ttft_s": 0.5}}
     )
