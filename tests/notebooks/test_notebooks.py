@@ -76,3 +76,17 @@ def test_agents_need_no_other_policy_than_lru_from_twice_their_live_set():
     live_set = int(found[1].replace(",", ""))
     assert live_set < answer(notebook) < 2.5 * live_set
     assert "Another policy than LRU gains a point up to 250k tokens" in printed(notebook)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("first-answer-in-five-minutes", 2, 3),  # times today's load on one GPU
+        ("buy-h200s-or-quantize-the-cache", 130, 180),  # break-even price ratio with int8, percent
+        ("gpus-for-next-quarter", 10, 14),  # GPUs for month 3
+    ],
+)
+def test_a_planner_is_answered(name: str, low: int, high: int):
+    assert low <= answer(executed(ROOT / "notebooks" / f"{name}.ipynb")) <= high
