@@ -284,7 +284,7 @@ class _Planner:
             redrawn=redrawn,
             traffic=self.traffic,
             replays=dict(replays.counts),
-            warnings=[*self._notes(known), *warnings],
+            warnings=[*self._notes(known, judge), *warnings],
         )
 
     def _known(self, judge: Judge) -> tuple[str, list[Known]]:
@@ -417,6 +417,7 @@ class _Planner:
         asked = self.settings.sensitivities
         if not any((asked.price, asked.rate, asked.lengths, asked.prefix_reuse, asked.step_times)):
             return None
+        rivals = [_best_known(one, judge) for one in rivals]
         with self._slowed(here) as slowed:
             return tornado(
                 judge,
@@ -445,8 +446,8 @@ class _Planner:
             for sweep in sweeps:
                 sweep.__exit__()
 
-    def _notes(self, known: Sequence[Known]) -> list[str]:
-        """What a reader has to know of the profiles and prices."""
+    def _notes(self, known: Sequence[Known], judge: Judge) -> list[str]:
+        """What a reader has to know of the candidates, profiles and prices."""
         notes = [
             f"{one.candidates:,} candidates left out, {one.reason}: {one.example}"
             for one in self.space.dropped
@@ -458,6 +459,12 @@ class _Planner:
                 f"{len(unmeasured)} of {len(known)} configurations have profiles that are NOT"
                 " MEASURED: step times follow from data sheets and assumed efficiencies"
             )
+        failed = [one for one in judge.evaluated.values() if one.error]
+        if failed:
+            notes.append(
+                f"{len(failed)} replays failed, and count as missing every objective:"
+                f" {failed[0].error}"
+            )
         gpus = {one.configuration.gpu for one in known}
         stated = known[0].configuration.scenario.economics.usd_per_gpu_hour
         if stated is not None and len(gpus) > 1:
@@ -466,6 +473,18 @@ class _Planner:
                 f" ({', '.join(sorted(gpus))}); a price file (economics.prices) tells them apart"
             )
         return notes
+
+
+def _best_known(candidate: Candidate, judge: Judge) -> Candidate:
+    """Of the candidates of this GPU and price that are known to meet, the one with most margin."""
+    same = [
+        one
+        for one in judge.evaluated.values()
+        if one.met
+        and one.candidate.configuration.gpu == candidate.configuration.gpu
+        and one.candidate.usd_per_hour == candidate.usd_per_hour
+    ]
+    return min(same, key=lambda one: order_of(one.candidate, one.margin)).candidate
 
 
 def _best_at(

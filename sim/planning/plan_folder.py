@@ -31,8 +31,9 @@ FILES: Final = frozenset({NUMBERS, PAGE, WINNER, CANDIDATES, STORE})
 
 def check_folder(folder: Path) -> None:
     """Check, before anything runs, that a plan may be written there; raises ConfigError."""
-    # an interrupted one leaves its store and nothing else
-    check_replaceable(folder, FILES, frozenset({STORE}), "plan")
+    # an interrupted one leaves its store and nothing else; one with a store elsewhere has none
+    mark = STORE if (folder / STORE).exists() else NUMBERS
+    check_replaceable(folder, FILES, frozenset({mark}), "plan")
 
 
 def write_folder(plan: Plan, folder: Path) -> None:

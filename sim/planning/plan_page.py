@@ -25,7 +25,8 @@ STYLE: Final = """
 .why { margin: 0; padding-left: 1.1em; }
 .why li { margin: 4px 0; }
 td:first-child { white-space: normal; min-width: 14em; }
-.left td { text-align: left; }
+.wrap td, .wrap th { white-space: normal; }
+.wrap td:last-child, .wrap th:last-child { text-align: left; }
 .panel + .panel { margin-top: 12px; }
 .grid .panel + .panel { margin-top: 0; }
 """
@@ -152,17 +153,16 @@ def _margins(plan: Plan) -> str:
 def _cheaper(plan: Plan) -> str:
     if not plan.cheaper:
         return '<p class="absent">No candidate of the space is cheaper.</p>'
-    return table(
-        ["Nearest cheaper candidate", "Price", "Misses"],
+    rows = [
         [
-            [
-                one.evaluation.candidate.label,
-                words.usd(one.evaluation.candidate.usd_per_hour),
-                words.cheaper(one),
-            ]
-            for one in plan.cheaper
-        ],
-    )
+            one.evaluation.candidate.label,
+            words.usd(one.evaluation.candidate.usd_per_hour),
+            words.cheaper(one),
+        ]
+        for one in plan.cheaper
+    ]
+    head = ["Nearest cheaper candidate", "Price", "Misses"]
+    return f'<div class="wrap">{table(head, rows)}</div>'
 
 
 def _fronts(plan: Plan, drawn: Mapping[str, go.Figure]) -> str:
@@ -199,7 +199,7 @@ def _swings(plan: Plan) -> str:
             margin = "far beyond" if one.margin < -9.99 else f"{100 * one.margin:.0f} %"
         rows.append([one.label, words.swing(one, plan.tornado.usd_per_hour), margin, one.binding])
     head = ["If", "the winner's configuration needs", "the winner's least margin is", "of"]
-    return f"<details open><summary>Each alone</summary>{table(head, rows)}</details>"
+    return f'<details open class="wrap"><summary>Each alone</summary>{table(head, rows)}</details>'
 
 
 def _method(plan: Plan) -> str:
@@ -209,7 +209,7 @@ def _method(plan: Plan) -> str:
         said.append(
             f"The cheapest candidate is taken that meets every objective on the trace and on at"
             f" least {100 * confidence.share:g} % of {confidence.redraws} redrawn traces"
-            f" ({plan.traffic.in_words}), the same for all candidates. Of equal prices the larger"
+            f" ({words.redrawing(plan)}), the same for all candidates. Of equal prices the larger"
             " least margin decides, then fewer GPUs, fewer replicas, and the order of the space."
         )
     said.append(

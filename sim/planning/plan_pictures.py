@@ -60,7 +60,8 @@ def margins(plan: Plan) -> go.Figure:
             "color": [theme.ACCENT if at != tight else theme.SERIES[1] for at in range(len(left))]
         },
         text=[f"{one.shown(one.value(figures))}" for one in plan.objectives],
-        textposition="auto",
+        textposition="inside",
+        insidetextanchor="start",
         hovertemplate="%{y}: %{x:.1%} left<extra></extra>",
         showlegend=False,
     )
@@ -168,6 +169,7 @@ def tornado(plan: Plan) -> go.Figure | None:
     picture: go.Figure = make_subplots(
         cols=2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=("$/h", "least margin")
     )
+    picture.update_annotations(font={"size": 12, "color": theme.MUTED})
     picture.update_layout(frame.layout)
     labels = factors
     for lower in (True, False):

@@ -141,8 +141,10 @@ def cheaper(one: Cheaper) -> str:
 def _times(value: float | None, limit: float) -> str:
     if value is None:
         return "never"
-    if value > limit:
+    if value > 2 * limit:
         return f"{units.significant(value / limit, 2)} x the limit"
+    if value > limit:
+        return f"{units.significant(100 * (value / limit - 1), 2)} % beyond the limit"
     return f"limit {units.significant(limit)}"
 
 
@@ -224,6 +226,11 @@ def growth(plan: Plan) -> str:
     if over is not None:
         text += f" From month {over.month} on that exceeds {', '.join(over.beyond)}."
     return text
+
+
+def redrawing(plan: Plan) -> str:
+    """How traffic is redrawn: `20 blocks of the trace, drawn with replacement`."""
+    return plan.traffic.in_words.removeprefix("traffic (").removesuffix(")")
 
 
 def choice_margin(choice: Choice) -> str:

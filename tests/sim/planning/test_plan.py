@@ -196,7 +196,11 @@ def test_the_folder_holds_the_whole_plan(made: Plan, tmp_path: Path) -> None:
     assert replayed and all(winner["figures"][name] == value for name, value in replayed.items())
 
 
-def test_a_foreign_folder_is_left_alone(made: Plan, tmp_path: Path) -> None:
+def test_an_earlier_plan_is_replaced_and_a_foreign_folder_left_alone(
+    made: Plan, tmp_path: Path
+) -> None:
+    write_folder(made, tmp_path / "out")
+    write_folder(made, tmp_path / "out")
     (tmp_path / "mine.txt").write_text("work")
     with pytest.raises(ConfigError, match=r"mine.txt"):
         write_folder(made, tmp_path)
