@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from sim.comparing.comparison import compare as compare
+    from sim.planning.capacity import capacity as capacity
     from sim.planning.plan import plan as plan
     from sim.study.study import cache_study as cache_study
 
 _MODULES: Final = {
     "cache_study": "sim.study.study",
+    "capacity": "sim.planning.capacity",
     "compare": "sim.comparing.comparison",
     "plan": "sim.planning.plan",
 }
