@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sim.scenario_options import Op
 from traces.errors import ConfigError
 
 
@@ -39,10 +40,7 @@ def cache(
         bool, typer.Option("--answers", help="Answers that nobody can hit take room too.")
     ] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")] = 0,
-    op: Annotated[
-        list[str] | None,
-        typer.Option(help="Operation on the trace, NAME:setting=value,...; repeatable."),
-    ] = None,
+    op: Op = None,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Count malformed rows instead of failing.")
     ] = False,

@@ -21,6 +21,18 @@ from sim.plan_cli import plan
 from sim.policies_cli import policies
 from sim.prices_cli import prices
 from sim.replay import Progress
+from sim.scenario_options import (
+    Op,
+    Policy,
+    ProfileName,
+    Replicas,
+    Router,
+    Seed,
+    Set,
+    Slo,
+    TraceName,
+    stated_options,
+)
 from sim.validate_cli import validate
 from traces.cli import trace_app
 from traces.errors import KvcastError
@@ -88,37 +100,21 @@ def replay(
     scenario: Annotated[
         Path | None, typer.Argument(help="Scenario YAML; the defaults if not given.")
     ] = None,
-    trace: Annotated[str | None, typer.Option(help="Trace file, or sample:NAME.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Profile; see `kvcast profile list`.")] = None,
-    replicas: Annotated[str | None, typer.Option(metavar="N", help="Engine instances.")] = None,
-    router: Annotated[str | None, typer.Option(help="How requests are spread.")] = None,
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="KIND=POLICY, a policy's name, or your own FILE.py:NAME; repeatable."
-            " See `kvcast policies`."
-        ),
-    ] = None,
+    trace: TraceName = None,
+    profile: ProfileName = None,
+    replicas: Replicas = None,
+    router: Router = None,
+    policy: Policy = None,
     preset: Annotated[
         str | None, typer.Option(help="Way of serving: vllm, vllm-v0, orca, static.")
     ] = None,
-    seed: Annotated[
-        str | None, typer.Option(metavar="N", help="Seed of everything random.")
-    ] = None,
-    slo: Annotated[
-        str | None, typer.Option(help="Limits of a good request: ttft=1s,tpot=50ms,e2e=30s.")
-    ] = None,
-    op: Annotated[
-        list[str] | None,
-        typer.Option(help="Operation on the trace, NAME:setting=value,...; repeatable."),
-    ] = None,
+    seed: Seed = None,
+    slo: Slo = None,
+    op: Op = None,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Count malformed rows instead of failing.")
     ] = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any setting, such as scheduler.max_num_seqs=256; repeatable."),
-    ] = None,
+    set_: Set = None,
     replications: Annotated[
         str | None,
         typer.Option(
@@ -141,29 +137,24 @@ def replay(
     from rich.console import Console
 
     from engine.kinds import policy_settings
-    from engine.slo import parse_slo
     from sim.folder import replay_to_folder
     from sim.kinds import KINDS
     from sim.replay import replay as replay_in_memory
     from sim.report.table import summary_table
     from sim.scenario import load_scenario
-    from traces.options import given, number
-    from traces.pipeline import parse_operation
+    from traces.options import number
     from traces.settings import merged
 
-    options: dict[str, Any] = {
-        "trace": {"path": trace, "skip_bad_rows": skip_bad_rows or None},
-        "profile": profile,
+    more = {
+        "trace": {"skip_bad_rows": skip_bad_rows or None},
         "cluster": {"replicas": number(replicas), "router": router},
         "preset": preset,
-        "seed": number(seed),
-        "slo": parse_slo(slo) if slo is not None else None,
         "uncertainty": {"replications": number(replications)},
     }
-    if op:
-        options["trace"]["operations"] = [parse_operation(one).model_dump() for one in op]
-    options = merged(given(options), policy_settings(policy or (), KINDS))
-    settings = load_scenario(scenario, set_ or (), options)
+    options = stated_options(trace, profile, seed, slo, op, more)
+    settings = load_scenario(
+        scenario, set_ or (), merged(options, policy_settings(policy or (), KINDS))
+    )
     console = Console()
     with _progress(settings.uncertainty.replications) as seen:
         if out is None:

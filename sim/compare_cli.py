@@ -5,11 +5,20 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from sim.scenario_options import (
+    Blocks,
+    Op,
+    ProfileName,
+    Seed,
+    Slo,
+    TraceName,
+    TrafficMethod,
+    stated_options,
+)
 from sim.sweep.options import CellMemory, CellTimeout, Jobs, Ray, StoreFolder
 
 FAILED: Final = 1
 """Exit code where a cell failed."""
-INTERRUPTED: Final = 130
 
 
 def compare(
@@ -41,16 +50,8 @@ def compare(
     replications: Annotated[
         int, typer.Option(metavar="N", help="Pairs of runs; 1: plain differences, no verdicts.")
     ] = 10,
-    traffic: Annotated[
-        str | None,
-        typer.Option(
-            help="What replications serve: same, reseeded (a synthetic trace made anew), blocks"
-            " (of the trace, drawn with replacement). Not given: reseeded if possible, else blocks."
-        ),
-    ] = None,
-    blocks: Annotated[
-        int, typer.Option(metavar="N", help="Blocks that the trace is cut into.")
-    ] = 20,
+    traffic: TrafficMethod = None,
+    blocks: Blocks = 20,
     metric: Annotated[
         list[str] | None,
         typer.Option(help="Figure of interest, such as latency.ttft_s.p99; repeatable."),
@@ -58,14 +59,10 @@ def compare(
     level: Annotated[
         float, typer.Option(help="Of intervals, and of all verdicts together.")
     ] = 0.95,
-    trace: Annotated[str | None, typer.Option(help="Trace file, or sample:NAME.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Profile; see `kvcast profile list`.")] = None,
-    slo: Annotated[
-        str | None, typer.Option(help="Limits of a good request: ttft=1s,tpot=50ms,e2e=30s.")
-    ] = None,
-    seed: Annotated[
-        str | None, typer.Option(metavar="N", help="Seed of everything random.")
-    ] = None,
+    trace: TraceName = None,
+    profile: ProfileName = None,
+    slo: Slo = None,
+    seed: Seed = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,10 +70,7 @@ def compare(
             " compared. See `kvcast policies`."
         ),
     ] = None,
-    op: Annotated[
-        list[str] | None,
-        typer.Option(help="Operation on the trace, NAME:setting=value,...; repeatable."),
-    ] = None,
+    op: Op = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting of all cells; repeatable.")
     ] = None,
@@ -94,25 +88,14 @@ def compare(
     from rich.console import Console
 
     from engine.kinds import policy_values
-    from engine.slo import parse_slo
     from sim.comparing.comparison import compare as compared
     from sim.comparing.folder import STORE, check_folder, write_folder
     from sim.comparing.grid import parse_vary, stated_values
     from sim.comparing.tables import comparison_table
     from sim.kinds import KINDS
-    from sim.sweep.options import simulations_bar, sweep_arguments
+    from sim.sweep.options import resumable, simulations_bar, sweep_arguments
     from traces.errors import ConfigError
-    from traces.options import given, number
-    from traces.pipeline import parse_operation
 
-    options: dict[str, Any] = {
-        "trace": {"path": trace},
-        "profile": profile,
-        "seed": number(seed),
-        "slo": parse_slo(slo) if slo is not None else None,
-    }
-    if op:
-        options["trace"]["operations"] = [parse_operation(one).model_dump() for one in op]
     varied: dict[str, tuple[Any, ...]] = {}
     for text in vary or ():
         setting, values = parse_vary(text)
@@ -130,33 +113,27 @@ def compare(
             raise ConfigError(f"--baseline {text}: expected one value")
         chosen[setting] = value
     along = dict([parse_vary(curve, "--curve")]) if curve is not None else None
-    stated = stated_values(scenario, set_ or (), given(options))
-    console, errors = Console(), Console(stderr=True)
+    stated = stated_values(scenario, set_ or (), stated_options(trace, profile, seed, slo, op))
+    console = Console()
     if out is not None:
         check_folder(out)
     sweeping = sweep_arguments(
         jobs, ray, store, cell_timeout, cell_memory, beside=out / STORE if out else None
     )
-    try:
-        with simulations_bar() as tell:
-            comparison = compared(
-                stated,
-                varied,
-                curve=along,
-                replications=replications,
-                traffic=traffic,
-                blocks=blocks,
-                metrics=metric or (),
-                baseline=chosen,
-                level=level,
-                progress=tell,
-                **sweeping,
-            )
-    except KeyboardInterrupt:
-        where = store or out
-        kept = f"; what is done is kept in {where}, and the same command goes on" if where else ""
-        errors.print(f"interrupted{kept}", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(INTERRUPTED) from None
+    with resumable(store or out), simulations_bar() as tell:
+        comparison = compared(
+            stated,
+            varied,
+            curve=along,
+            replications=replications,
+            traffic=traffic,
+            blocks=blocks,
+            metrics=metric or (),
+            baseline=chosen,
+            level=level,
+            progress=tell,
+            **sweeping,
+        )
     if out is not None:
         write_folder(comparison, out)
     console.print(comparison_table(comparison))

@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,8 +11,6 @@ from sim.sweep.options import CellMemory, CellTimeout, Jobs, Ray, StoreFolder
 
 if TYPE_CHECKING:
     from sim.planning.evaluating import Told
-
-INTERRUPTED: Final = 130
 
 
 def plan(
@@ -34,7 +32,7 @@ def plan(
     from sim.planning.plan_folder import STORE, check_folder, write_folder
     from sim.planning.plan_tables import plan_table
     from sim.planning.space import load_plan_settings
-    from sim.sweep.options import sweep_arguments
+    from sim.sweep.options import resumable, sweep_arguments
 
     load_plan_settings(settings)
     if out is not None:
@@ -42,15 +40,9 @@ def plan(
     sweeping = sweep_arguments(
         jobs, ray, store, cell_timeout, cell_memory, beside=out / STORE if out else None
     )
-    console, errors = Console(), Console(stderr=True)
-    try:
-        with _counter() as told:
-            found = planned(settings, progress=told, **sweeping)
-    except KeyboardInterrupt:
-        where = store or out
-        kept = f"; what is done is kept in {where}, and the same command goes on" if where else ""
-        errors.print(f"interrupted{kept}", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(INTERRUPTED) from None
+    console = Console()
+    with resumable(store or out), _counter() as told:
+        found = planned(settings, progress=told, **sweeping)
     if out is not None:
         write_folder(found, out)
     console.print(plan_table(found))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from sim.scenario_options import Op, ProfileName, stated_options
 from traces.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def validate(
         str | None,
         typer.Option(help="Trace to serve; with --real, of the requests that were sent."),
     ] = None,
-    profile: Annotated[str | None, typer.Option(help="Profile; see `kvcast profile list`.")] = None,
+    profile: ProfileName = None,
     threshold: Annotated[
         str | None,
         typer.Option(help="Errors to keep within: ttft.mean=3%,tpot.p99=5%; else exit code 1."),
@@ -53,10 +54,7 @@ def validate(
     jitter: Annotated[
         str, typer.Option(help="Standard deviation of the shift of each arrival.")
     ] = "3ms",
-    op: Annotated[
-        list[str] | None,
-        typer.Option(help="Operation on the trace, NAME:setting=value,...; repeatable."),
-    ] = None,
+    op: Op = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting of the simulation; repeatable."),
@@ -75,17 +73,11 @@ def validate(
     from sim.validation.tables import comparison_table
     from sim.validation.thresholds import parse_thresholds
     from sim.validation.validation import Jitter
-    from traces.options import given
-    from traces.pipeline import parse_operation
     from traces.settings import merged
 
     limits = parse_thresholds(threshold) if threshold is not None else {}
     spread = Jitter(parse_jitter(jitter), _at_least_two(replications))
-    options: dict[str, Any] = given({"trace": {"path": trace}, "profile": profile})
-    if op:
-        options.setdefault("trace", {})["operations"] = [
-            parse_operation(one).model_dump() for one in op
-        ]
+    options = stated_options(trace, profile, None, None, op)
     asked = load_scenario(scenario, set_ or (), options)
     if out is not None:
         check_folder(out)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated, Final, TypedDict
 
 import typer
 
 if TYPE_CHECKING:
     from sim.sweep.outcomes import Progress
     from sim.sweep.store import Store
+
+INTERRUPTED: Final = 130
 
 Jobs = Annotated[
     int,
@@ -126,3 +129,14 @@ def simulations_bar() -> Generator[Progress | None]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def resumable(kept_in: Path | None) -> Generator[None]:
+    """An interrupt says where what is done is kept, if it is, and ends the command."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"; what is done is kept in {kept_in}, and the same command goes on"
+        print(f"interrupted{kept if kept_in else ''}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
