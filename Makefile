@@ -94,7 +94,7 @@ $(COMPILED)/.compiled: $(SOURCES) Makefile | $(ENGINE)
 	@$(BIN)/python -c "import setuptools" 2>/dev/null || \
 	    $(BIN)/pip install -qq --disable-pip-version-check setuptools -c .constraints.txt
 	@rm -rf $(COMPILED) && mkdir -p $(COMPILED) && cp -R $(PACKAGES) $(COMPILED)
-	@echo "compiling $(words $(CORE)) modules to C (about a minute)"
+	@echo "compiling $(words $(CORE)) modules to C (two or three minutes)"
 	@cd $(COMPILED) && CC="$(CC)" "$(CURDIR)/$(BIN)/mypyc" --ignore-missing-imports \
 	    --follow-imports=silent $(CORE) >mypyc.log 2>&1 || { cat mypyc.log >&2; exit 1; }
 	@touch $@
