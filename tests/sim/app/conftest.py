@@ -16,7 +16,7 @@ PATIENCE_MS = 30_000
 Server = Callable[..., Any]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     """Chromium; skips where it or playwright is absent."""
     if importlib.util.find_spec("playwright") is None:
@@ -49,7 +49,7 @@ def serving(**arguments: Any) -> Iterator[Any]:
         thread.join()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def long_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trace that takes a while to replay."""
     path = tmp_path_factory.mktemp("traces") / "long.csv"
@@ -58,7 +58,7 @@ def long_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def app() -> Iterator[Any]:
     """The server that most tests share; uploads of up to 1 MiB."""
     pytest.importorskip("dash")
@@ -69,7 +69,7 @@ def app() -> Iterator[Any]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def finished_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The plan.json of a plan over a few candidates."""
     from sim.planning.plan import plan

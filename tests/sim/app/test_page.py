@@ -193,9 +193,12 @@ def test_a_long_run_shows_how_far_it_is_and_can_be_cancelled(browser: Any, long_
         visit.page.locator("#status:empty").wait_for(state="attached")
 
 
-def visit_traces(visit: Visit) -> list[str]:
+def traces_of(visit: Visit, *expected: str) -> list[str]:
     visit.page.click("#set-trace")
-    texts = [one.inner_text().strip() for one in visit.page.get_by_role("option").all()]
+    options = visit.page.get_by_role("option")
+    for trace in ("sample:agentic", "sample:chat", *expected):  # the menu fills while it opens
+        options.filter(has_text=trace).wait_for()
+    texts = [text.strip() for text in options.all_inner_texts()]
     visit.page.keyboard.press("Escape")
     return texts
 
@@ -272,8 +275,8 @@ def test_nobody_sees_the_runs_and_uploads_of_others(browser: Any, app: Any, visi
     visit.wait_for("#trace-numbers", "50 requests")
     with visiting(browser, app) as other:
         other.open()
-        assert "private.csv" in visit_traces(visit)
-        assert "private.csv" not in visit_traces(other)
+        assert "private.csv" in traces_of(visit, "private.csv")
+        assert "private.csv" not in traces_of(other)
         assert other.page.locator("#pins button").count() == 0
         key = visit.page.evaluate("document.getElementById('token').dataset.page")
         assert key != other.page.evaluate("document.getElementById('token').dataset.page")
