@@ -71,14 +71,10 @@ class Result:
         Raises:
             KeyError: there is no such picture, or the run kept nothing to draw it from.
         """
+        from sim.report.chosen import chosen
         from sim.report.figures import figures
 
-        drawn = figures(self)
-        if name is None:
-            return drawn
-        if name not in drawn:
-            raise KeyError(f"no picture {name!r}; there are {', '.join(drawn)}")
-        return drawn[name]
+        return chosen(figures(self), name)
 
     def _repr_html_(self) -> str:
         latency = self.summary["latency"]

@@ -127,13 +127,9 @@ class Comparison:
     def plot(self, name: str | None = None) -> go.Figure | dict[str, go.Figure]:
         """The picture `name` of the page, or all of them; raises KeyError for an unknown one."""
         from sim.comparing.pictures import pictures
+        from sim.report.chosen import chosen
 
-        drawn = pictures(self)
-        if name is None:
-            return drawn
-        if name not in drawn:
-            raise KeyError(f"no picture {name!r}; there are {', '.join(drawn)}")
-        return drawn[name]
+        return chosen(pictures(self), name)
 
     def _repr_html_(self) -> str:
         from sim.comparing.page import verdict_tables

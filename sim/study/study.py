@@ -212,14 +212,10 @@ class Study:
 
     def plot(self, name: str | None = None) -> go.Figure | dict[str, go.Figure]:
         """The picture `name` of the page, or all of them; raises KeyError for an unknown one."""
+        from sim.report.chosen import chosen
         from sim.study.pictures import pictures
 
-        drawn = pictures(self)
-        if name is None:
-            return drawn
-        if name not in drawn:
-            raise KeyError(f"no picture {name!r}; there are {', '.join(drawn) or 'none'}")
-        return drawn[name]
+        return chosen(pictures(self), name)
 
     def _repr_html_(self) -> str:
         from sim.study.page import hit_tables
